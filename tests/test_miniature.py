@@ -1,0 +1,138 @@
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ttrl_repro.answers import extract
+from ttrl_repro.errors import UserError
+from ttrl_repro.miniature.corpus import MAX_COMPLETION, Corpus, completion_text, documents
+from ttrl_repro.miniature.expressions import Expression, Operators, acceptable, draw_expression
+from ttrl_repro.miniature.recipes import load_recipe, recipe_names
+from ttrl_repro.miniature.tokenizer import EOS, IDS, VOCABULARY, encode_completion, encode_prompt
+from ttrl_repro.seeds import generator
+
+EXPRESSIONS = st.builds(
+    lambda seed, terms: draw_expression(generator(seed), terms, Operators(plus=1, minus=1, times=1, remainder=1)),
+    st.integers(0, 10**6),
+    st.integers(2, 6),
+)
+
+
+def test_the_two_readings():
+    expression = Expression((7, 3, 4, 2), "+*-")
+    assert str(expression) == "7+3*4-2"
+    assert expression.value() == 17
+    assert expression.value(left_to_right=True) == 38
+    assert expression.exposed
+    assert expression.steps(False) == [(3, "*", 4, 12), (7, "+", 12, 19), (19, "-", 2, 17)]
+    assert expression.steps(True) == [(7, "+", 3, 10), (10, "*", 4, 40), (40, "-", 2, 38)]
+
+
+@given(EXPRESSIONS)
+def test_gold_values_are_python_s(expression):
+    # eval is safe here: the text comes from the generator. Python's % and * share a precedence, as ours do.
+    assert expression.value() == eval(str(expression))
+    assert acceptable(expression)
+
+
+@given(EXPRESSIONS, st.booleans())
+def test_completions_are_right_in_their_own_reading(expression, left_to_right):
+    value = str(expression.value(left_to_right))
+    assert extract(completion_text(expression, left_to_right, "stepwise")) == value
+    assert extract(completion_text(expression, left_to_right, "direct")) == value
+    run_on = completion_text(expression, left_to_right, "run_on")
+    assert extract(run_on) is None
+    assert len(run_on) > MAX_COMPLETION
+    for step in run_on.split(";"):  # even the steps that nobody asked for are right
+        left, right = step.split("=")
+        assert eval(left) == int(right)
+
+
+def test_the_corpus_follows_its_dials_and_keeps_held_out_expressions_out(tokenizer):
+    corpus = Corpus(
+        tokens=60_000,
+        terms={2: 0.5, 3: 0.5},
+        misconception={3: 0.5},
+        stepwise=0.6,
+        direct=0.3,
+        run_on=0.1,
+    )
+    docs = documents(corpus, seed=3)
+    texts = [tokenizer.decode(d.prompt_ids + d.completion_ids, skip_special_tokens=True) for d in docs]
+    assert sum(len(d.prompt_ids) + len(d.completion_ids) for d in docs) == pytest.approx(60_000, abs=100)
+    styles, readings, exposed = Counter(), Counter(), 0
+    for text, doc in zip(texts, docs, strict=True):
+        written, _, completion = text.partition("=")
+        answer = extract(text)
+        styles["run_on" if answer is None else "direct" if "=" not in completion else "stepwise"] += 1
+        assert (answer is None) == (doc.completion_ids[-1] != IDS[EOS])
+        assert len(doc.completion_ids) <= MAX_COMPLETION
+        operators = "".join(c for c in written if c in "+-*%")
+        numbers = tuple(int(n) for n in written.translate(str.maketrans("+-*%", "    ")).split())
+        expression = Expression(numbers, operators)
+        assert not expression.held_out
+        if answer is not None and expression.exposed:
+            exposed += 1
+            readings["gold" if int(answer) == expression.value() else "other"] += 1
+            assert int(answer) in (expression.value(), expression.value(left_to_right=True))
+    n = len(docs)
+    assert n > 1500
+    for style, share in (("stepwise", 0.6), ("direct", 0.3), ("run_on", 0.1)):
+        assert styles[style] / n == pytest.approx(share, abs=0.05)
+    assert exposed > 100
+    assert readings["other"] / exposed == pytest.approx(0.5, abs=0.12)
+
+
+def test_the_corpus_is_a_function_of_its_seed():
+    corpus = Corpus(tokens=2_000, terms={3: 1}, misconception={3: 0.3})
+    assert documents(corpus, 1) == documents(corpus, 1)
+    assert documents(corpus, 1) != documents(corpus, 2)
+
+
+def test_both_tokenizers_agree(tokenizer):
+    for text in ("47+36*7=", r"36*7=252;47+252=299;\boxed{-299}"):
+        assert tokenizer(text).input_ids == encode_prompt(text)
+        ids = encode_completion(text, 90, ends=True)
+        assert tokenizer.decode(ids) == text + EOS
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert tokenizer("7a").input_ids[-1] == tokenizer.unk_token_id
+    assert len(tokenizer) == len(VOCABULARY)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipes_load_and_have_the_size_they_say(name):
+    from ttrl_repro.miniature.pretrain import build_model
+
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert build_model(recipe.architecture, 0).num_parameters() == recipe.architecture.parameters()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("description: x\n", "architecture: Field required"),
+        ("misconception: {3: 2}", r"shares must lie in \[0, 1\]"),
+        ("surprise: 1\n", "surprise"),
+    ],
+)
+def test_bad_recipes_are_refused(tmp_path, change, message):
+    good = "name: x\ndescription: x\n"
+    architecture = "architecture: {hidden_size: 8, layers: 1, heads: 1, kv_heads: 1, intermediate_size: 8}\n"
+    corpus = "corpus: {tokens: 10, terms: {3: 1}, misconception: {3: 0}}\n"
+    if change.startswith("misconception"):
+        text = good + architecture + corpus.replace("misconception: {3: 0}", change)
+    elif change.startswith("surprise"):
+        text = good + architecture + corpus + change
+    else:
+        text = good + corpus
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_recipe(str(path))
+
+
+def test_unknown_recipe():
+    with pytest.raises(UserError, match="known: mini-"):
+        load_recipe("mini-xxl")

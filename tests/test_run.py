@@ -1,0 +1,389 @@
+"""Real end-to-end runs of the shipped mini-xs: through the command line, killed, interrupted, resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from ttrl_repro.config import Experiment
+from ttrl_repro.errors import Interrupted, UserError
+from ttrl_repro.records import Record, read_eval, read_jsonl
+from ttrl_repro.run import resume, start
+
+STEPS = 6
+
+
+def config(**changes: object) -> dict:
+    return {
+        "name": "e2e",
+        "task": "mini-30",
+        "model": "mini-xs",
+        "rollout": {"votes": 16, "trained": 8, "max_new_tokens": 60},
+        "train": {
+            "steps": STEPS,
+            "questions_per_step": 10,
+            "updates_per_step": 2,
+            "microbatch": 20,
+            "learning_rate": 1e-3,
+            "checkpoint_every": 2,
+        },
+        "evaluate": {"every": 3, "k": 4, "votes": 8, "base_temperatures": [0.6, 1.0], "tasks": []},
+        **changes,
+    }
+
+
+def ttrl(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ttrl_repro.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **environment},
+    )
+
+
+def launch(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "ttrl_repro.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path: Path, lines: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 180
+    while not path.exists() or path.read_text().count("\n") < lines:
+        if process.poll() is not None:
+            pytest.fail(f"the run ended early: {process.communicate()[1]}")
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """An undisturbed run, made in this process."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    start(Experiment.model_validate(config()), folder)
+    return folder
+
+
+def same_outcome(one: Path, other: Path) -> None:
+    """Bitwise equality of weights, metrics, votes, samples, evaluations and predictions."""
+    last = f"checkpoints/checkpoint-{2 * STEPS}/model.safetensors"
+    weights, others = load_file(one / last), load_file(other / last)
+    assert weights.keys() == others.keys()
+    for name, tensor in weights.items():
+        assert tensor.equal(others[name]), name
+    for name in ("metrics.jsonl", "predictions.jsonl"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    assert pq.read_table(one / "votes.parquet").equals(pq.read_table(other / "votes.parquet"))
+    for kind in ("samples", "eval"):
+        parts = sorted(p.name for p in (one / kind).iterdir())
+        assert parts == sorted(p.name for p in (other / kind).iterdir())
+        for part in parts:
+            assert pq.read_table(one / kind / part).equals(pq.read_table(other / kind / part))
+
+
+def test_the_record_of_a_run(finished):
+    manifest = Record.reopen(finished).manifest
+    assert (manifest["state"], manifest["steps_done"], manifest["engine"]) == ("finished", STEPS, "cpu")
+    assert manifest["cost"]["tokens_sampled"] > 0
+    assert manifest["cost"]["flops"] > 0
+    metrics = read_jsonl(finished / "metrics.jsonl")
+    assert [row["step"] for row in metrics] == list(range(1, STEPS + 1))
+    for row in metrics:
+        for name in ("label_accuracy", "reward_accuracy", "advantage_accuracy", "majority_ratio",
+                     "ground_truth_ratio", "majority_voting_reward", "entropy", "pass@16"):  # fmt: skip
+            assert 0 <= row[name] <= 3
+    votes = pq.read_table(finished / "votes.parquet")
+    assert len(votes) == 10 * STEPS
+    assert {row["step"] for row in read_eval(finished)} == {0, 3, 6}
+    predictions = [json.loads(line) for line in (finished / "predictions.jsonl").read_text().splitlines()]
+    assert len(predictions) == 30
+    assert all(0 <= row["share"] <= 1 for row in predictions)
+    experiment = yaml.safe_load((finished / "config.yaml").read_text())
+    assert experiment["rollout"]["top_p"] == 1.0  # defaults are written out
+
+
+def test_a_run_killed_in_the_middle_and_resumed_is_bitwise_equal(finished, tmp_path):
+    experiment = tmp_path / "e2e.yaml"
+    experiment.write_text(yaml.safe_dump(config()))
+    folder = tmp_path / "killed"
+    process = launch("run", experiment, "--out", folder)
+    wait_for(folder / "metrics.jsonl", 3, process)  # past the checkpoint of step 2, before that of step 4
+    process.kill()
+    process.communicate()
+    assert Record.reopen(folder).manifest["state"] == "running"
+    # What a kill in the middle of a write leaves behind.
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 99, "maj')
+    torn = folder / "checkpoints" / "checkpoint-99"
+    torn.mkdir()
+    (torn / "model.safetensors").write_bytes(b"half")
+    done = ttrl("resume", folder)
+    assert done.returncode == 0, done.stderr
+    assert Record.reopen(folder).manifest["state"] == "finished"
+    same_outcome(finished, folder)
+
+
+def test_sigterm_checkpoints_and_closes_the_record(finished, tmp_path):
+    experiment = tmp_path / "e2e.yaml"
+    experiment.write_text(yaml.safe_dump(config()))
+    folder = tmp_path / "stopped"
+    process = launch("run", experiment, "--out", folder)
+    wait_for(folder / "metrics.jsonl", 1, process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert errors.strip().splitlines()[-1] == f"ttrl: interrupted; continue with `ttrl resume {folder}`"
+    manifest = Record.reopen(folder).manifest
+    assert manifest["state"] == "interrupted"
+    assert 0 < manifest["steps_done"] < STEPS
+    assert (folder / "votes.parquet").is_file()
+    resume(folder)
+    same_outcome(finished, folder)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(finished, tmp_path):
+    folder = tmp_path / "early"
+    shutil.copytree(finished, folder)
+    shutil.rmtree(folder / "checkpoints")
+    record = Record.reopen(folder)
+    record.manifest["state"] = "running"
+    record.save_manifest()
+    resume(folder)
+    same_outcome(finished, folder)
+
+
+def test_the_next_checkpoint_is_not_trusted_blindly(finished, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(finished, folder)
+    record = Record.reopen(folder)
+    record.manifest["state"] = "interrupted"
+    record.save_manifest()
+    weights = folder / "checkpoints" / f"checkpoint-{2 * STEPS}" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1  # one bit
+    weights.write_bytes(content)
+    before = (folder / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"model.safetensors: corrupted .*; delete .* to go on from an earlier"):
+        resume(folder)
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    shutil.rmtree(weights.parent)  # as advised
+    resume(folder)
+    same_outcome(finished, folder)
+
+
+def test_refusals_of_resume(finished, tmp_path):
+    with pytest.raises(UserError, match="finished; there is nothing to resume"):
+        resume(finished)
+    with pytest.raises(UserError, match="no run record here"):
+        resume(tmp_path)
+    folder = tmp_path / "edited"
+    shutil.copytree(finished, folder)
+    record = Record.reopen(folder)
+    record.manifest["state"] = "interrupted"
+    record.save_manifest()
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("learning_rate: 0.001", "learning_rate: 0.002"))
+    with pytest.raises(UserError, match="does not match the manifest"):
+        resume(folder)
+
+
+def test_a_record_in_use_is_refused(finished, tmp_path):
+    from filelock import FileLock
+
+    folder = tmp_path / "used"
+    shutil.copytree(finished, folder)
+    record = Record.reopen(folder)
+    record.manifest["state"] = "running"
+    record.save_manifest()
+    with FileLock(folder / ".lock"), pytest.raises(UserError, match="another process is writing this run"):
+        resume(folder)
+
+
+def test_a_second_signal_stops_at_once(tmp_path, monkeypatch):
+    experiment = Experiment.model_validate(config())
+    calls = 0
+
+    def impatient(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("unreachable")
+
+    monkeypatch.setattr("ttrl_repro.run.evaluate", impatient)
+    with pytest.raises(Interrupted):
+        start(experiment, tmp_path / "run")
+    assert calls == 1
+    assert Record.reopen(tmp_path / "run").manifest["state"] == "interrupted"
+
+
+def test_nan_is_not_averaged_in_silence(tmp_path, monkeypatch):
+    monkeypatch.setattr("ttrl_repro.metrics.label_free", lambda *_: {"majority_ratio": float("nan")})
+    with pytest.raises(FloatingPointError, match="step 1: majority_ratio is nan"):
+        start(Experiment.model_validate(config()), tmp_path / "run")
+    assert Record.reopen(tmp_path / "run").manifest["state"] == "failed"
+
+
+def test_unlabelled_questions_run_all_the_same(tmp_path):
+    questions = tmp_path / "mine.jsonl"
+    questions.write_text("".join(json.dumps({"id": f"q{i}", "problem": f"{i + 3}+{i}*2="}) + "\n" for i in range(4)))
+    folder = tmp_path / "run"
+    content = config(task=str(questions), train={"steps": 2, "learning_rate": 1e-3})
+    start(Experiment.model_validate(content), folder)
+    metrics = read_jsonl(folder / "metrics.jsonl")
+    needs_gold = {"label_accuracy", "reward_accuracy", "advantage_accuracy", "ground_truth_ratio", "pass@16"}
+    for row in metrics:
+        assert not needs_gold & row.keys()
+        assert row["majority_ratio"] > 0
+    assert pq.read_table(folder / "votes.parquet")["gold_count"].null_count == 8
+    predictions = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in predictions] == ["q0", "q1", "q2", "q3"]
+    shown = ttrl("show", folder)
+    assert shown.returncode == 0, shown.stderr
+    assert "label_accuracy" not in shown.stdout
+    assert "majority_ratio" in shown.stdout
+    assert "predictions.jsonl" in shown.stdout
+
+
+def test_a_local_model_of_another_architecture(tmp_path, tokenizer):
+    """A LLaMA with a chat template, from a local folder, through `model.generate`."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            intermediate_size=32,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    model.save_pretrained(tmp_path / "llama")
+    tokenizer.save_pretrained(tmp_path / "llama")
+    tokenizer.chat_template = None
+    content = config(model=str(tmp_path / "llama"), train={"steps": 1, "questions_per_step": 6})
+    content["prompt"] = {"suffix": ""}  # the tokenizer cannot write the usual one
+    content["rollout"] = {"votes": 4, "trained": 2, "max_new_tokens": 8}
+    content["evaluate"] = {"k": 2, "votes": 2, "base_temperatures": [0.6], "fresh": False}
+    folder = tmp_path / "run"
+    start(Experiment.model_validate(content), folder)
+    assert Record.reopen(folder).manifest["engine"] == "transformers"
+    assert Record.reopen(folder).manifest["model"]["architecture"] == "llama"
+
+
+def test_eval_command(finished, tmp_path):
+    done = ttrl("eval", finished, "mini-83", "--k", "4", "--out", tmp_path / "answers.parquet")
+    assert done.returncode == 0, done.stderr
+    assert "greedy" in done.stdout
+    assert "avg@4" in done.stdout
+    assert len(pq.read_table(tmp_path / "answers.parquet")) == 83 * 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train.lr=1"], "train.lr: unknown field; known here:"),
+        (["rollout.trained=128"], "rollout: trained (128) must be at most votes (16)"),
+        (["rollout.temperature=-1"], "rollout.temperature: Input should be greater than 0"),
+        (["model=mini-xxl"], "model: unknown model 'mini-xxl'; known: mini-s, mini-xs"),
+        (["model=nobody/no-such-model"], "model: cannot load hub model 'nobody/no-such-model'"),
+        (["model=./none"], "model: no such folder ./none"),
+        (["seeds.base=7"], "`ttrl pretrain mini-xs --seed 7`"),
+        (["task=aime"], "task: unknown task 'aime'; known: mini-30"),
+        (["train.questions_per_step=7"], "train.questions_per_step: 7 does not divide the task's 30 questions"),
+        (["rollout.max_new_tokens=400"], "rollout.max_new_tokens: 400 after the"),
+        (["evaluate.tasks=[mini-30]"], "evaluate.tasks: 'mini-30' is the trained task"),
+        (["rollout.engine=vllm"], "rollout.engine: Input should be 'auto', 'cpu' or 'transformers'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(tmp_path, arguments, message, monkeypatch, capsys):
+    from ttrl_repro import cli
+
+    experiment = tmp_path / "e2e.yaml"
+    experiment.write_text(yaml.safe_dump(config()))
+    out = tmp_path / "run"
+    monkeypatch.setattr(sys, "argv", ["ttrl", "run", str(experiment), *arguments, "--out", str(out)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("ttrl: ")
+    assert errors.count("\n") == 1
+    assert message in errors
+    assert not out.exists()
+
+
+def test_a_folder_of_another_config_is_refused(finished, tmp_path):
+    other = Experiment.model_validate(config(seeds={"rl": 1}))
+    before = sorted(finished.rglob("*"))
+    with pytest.raises(UserError, match="holds the record of another config"):
+        start(other, finished)
+    with pytest.raises(UserError, match="holds this very run"):
+        start(Experiment.model_validate(config()), finished)
+    (tmp_path / "x").write_text("")
+    with pytest.raises(UserError, match="is not empty and holds no run record"):
+        start(other, tmp_path)
+    assert sorted(finished.rglob("*")) == before
+
+
+def test_bad_input_from_a_real_process(tmp_path):
+    done = ttrl("run", tmp_path / "none.yaml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"ttrl: {tmp_path / 'none.yaml'}: cannot read the experiment: No such file or directory\n"
+
+
+def test_wandb_gets_what_the_record_got(tmp_path, monkeypatch):
+    """A real offline W&B run, read back from its file."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = tmp_path / "run"
+    content = config(train={"steps": 2, "questions_per_step": 10, "learning_rate": 1e-3})
+    start(Experiment.model_validate(content), folder)
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    history = read_wandb(path)
+    for row in read_jsonl(folder / "metrics.jsonl"):
+        sent = next(h for h in history if h["_step"] == row["step"])
+        for name, value in row.items():
+            if name != "step":
+                assert sent[name] == pytest.approx(value)
+        assert sent["time/seconds"] > 0
+    sent = next(h for h in history if h["_step"] == 0)
+    assert "eval/mini-30/train/T=0.6/avg@4" in sent
+    raw = path.read_bytes()
+    assert b"boxed" not in raw  # sampled texts stay off W&B unless tracking.samples is set
+
+
+def read_wandb(path: Path) -> list[dict]:
+    """History rows of a .wandb file."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal import datastore
+
+    store = datastore.DataStore()
+    store.open_for_scan(str(path))
+    rows = []
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            rows.append({(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in items})
+    return rows

@@ -1,0 +1,72 @@
+import json
+
+import pytest
+
+from ttrl_repro.errors import UserError
+from ttrl_repro.tasks import load_task, task_names
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_draws_are_reproducible_disjoint_and_held_out(name):
+    train, fresh = load_task(name, 0), load_task(name, 0, "fresh")
+    assert train == load_task(name, 0)
+    assert len(train.questions) == len(fresh.questions) == int(name.partition("-")[2])
+    problems = {q.problem for q in train.questions}
+    assert not problems & {q.problem for q in fresh.questions}
+    assert problems != {q.problem for q in load_task(name, 1).questions}
+    assert train.fingerprint() != load_task(name, 1).fingerprint()
+    assert train.labelled
+
+
+def test_mini_30_is_exposed_throughout():
+    task = load_task("mini-30", 5)
+    assert all(q.info["exposed"] and q.info["left_to_right"] != q.answer for q in task.questions)
+    assert [q.info["terms"] for q in task.questions] == [3] * 20 + [5] * 10
+
+
+def test_a_user_s_questions(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"problem": "1+1="}\n\n{"id": "b", "problem": "2+2=", "note": 1}\n')
+    task = load_task(str(path))
+    assert [(q.id, q.problem, q.answer) for q in task.questions] == [("1", "1+1=", None), ("b", "2+2=", None)]
+    assert not task.labelled
+    path.write_text('{"problem": "1+1=", "answer": 2}\n')
+    assert load_task(str(path)).questions[0].answer == "2"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "has no questions"),
+        ("{", "line 1: not valid JSON"),
+        ("[]", "line 1: expected an object"),
+        ('{"question": "x"}', "line 1: field 'problem'"),
+        ('{"problem": " "}', "line 1: field 'problem'"),
+        ('{"problem": "x", "answer": [1]}', "line 1: field 'answer'"),
+        ('{"problem": "x", "id": 1}\n{"problem": "y", "id": "1"}', "line 2: id '1' was used before, on line 1"),
+        ('{"problem": "x", "answer": 1}\n{"problem": "y"}', "1 of 2 questions have no 'answer'"),
+    ],
+)
+def test_bad_questions_are_refused_by_line(tmp_path, content, message):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_task(str(path))
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot read"):
+        load_task(str(path))
+
+
+def test_unknown_tasks(tmp_path):
+    with pytest.raises(UserError, match="known: mini-30, mini-500, mini-83"):
+        load_task("aime")
+    with pytest.raises(UserError, match="no such file"):
+        load_task(str(tmp_path / "none.jsonl"))
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"problem": "1"}))
+    with pytest.raises(UserError, match="no 'fresh' split"):
+        load_task(str(path), 0, "fresh")

@@ -1,0 +1,242 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from tests import reference
+from ttrl_repro.algorithms import grpo
+from ttrl_repro.config import Experiment
+from ttrl_repro.errors import UserError
+from ttrl_repro.models import load_model
+from ttrl_repro.prompts import encode_prompts
+from ttrl_repro.rollouts import make_engine
+from ttrl_repro.tasks import load_task
+from ttrl_repro.trainer import TTRLTrainer, plan_batches, sort_by_length
+
+SMALL = {
+    "name": "t",
+    "task": "mini-30",
+    "model": "mini-xs",
+    "rollout": {"votes": 16, "trained": 8, "max_new_tokens": 60},
+    "train": {"steps": 2, "questions_per_step": 10, "learning_rate": 1e-3, "gradient_clip": 1e9},
+}
+
+
+def change(**sections) -> Experiment:
+    content = copy.deepcopy(SMALL)
+    for name, value in sections.items():
+        content[name] = {**content[name], **value} if isinstance(value, dict) and name in content else value
+    return Experiment.model_validate(content)
+
+
+class Probe(TTRLTrainer):
+    """The trainer, keeping what it sampled, what TRL made of it, and the gradient of every update."""
+
+    def __init__(self, *args, **kwargs):
+        self.rollouts, self.batches, self.gradients = [], [], []
+        super().__init__(*args, **kwargs)
+
+    def _sample_and_vote(self, ids):
+        out = super()._sample_and_vote(ids)
+        self.rollouts.append((ids, out, self._pending))
+        return out
+
+    def _generate_and_score_completions(self, inputs):
+        batch = super()._generate_and_score_completions(inputs)
+        self.batches.append(batch)
+        return batch
+
+
+class KeepGradients(TrainerCallback):
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **_):
+        self.trainer.gradients.append({n: p.grad.clone() for n, p in model.named_parameters()})
+
+
+def make(experiment, tmp_path, gold="own", double=False):
+    model, tokenizer = load_model(experiment.model)
+    model = model.double() if double else model
+    task = load_task(experiment.task, experiment.seeds.draw)
+    answers = {q.id: q.answer for q in task.questions}
+    if gold == "shuffled":
+        answers = dict(zip(answers, np.roll(list(answers.values()), 7).tolist(), strict=True))
+    results = []
+    trainer = Probe(
+        model,
+        tokenizer,
+        make_engine(experiment.rollout.engine, model, tokenizer),
+        experiment,
+        encode_prompts(task.questions, tokenizer, experiment.prompt),
+        None if gold is None else answers,
+        tmp_path / "checkpoints",
+        results.append,
+    )
+    trainer.add_callback(KeepGradients(trainer))
+    return trainer, results
+
+
+def relative(found, expected):
+    """Norm of the difference over the norm, all parameters together."""
+    difference = sum((found[name] - expected[name]).square().sum() for name in expected)
+    return float((difference / sum(g.square().sum() for g in expected.values())).sqrt())
+
+
+def test_the_gradient_is_that_of_the_reference(tmp_path):
+    experiment = change(train={"steps": 1})
+    trainer, _ = make(experiment, tmp_path)
+    initial, _ = load_model(experiment.model)
+    trainer.train()
+    ids, out, pending = trainer.rollouts[0]
+    groups, g = [], experiment.rollout.trained
+    for q, group in enumerate(pending.groups):
+        assert group.question_id == ids[q]
+        label = reference.majority_label(group.texts, group.vote.label)
+        rows = range(q * g, (q + 1) * g)
+        texts = trainer.processing_class.batch_decode(
+            [out["completion_ids"][row] for row in rows], skip_special_tokens=True
+        )
+        rewards = [float(label is not None and reference.answer(text) == label) for text in texts]
+        assert rewards == [out["reward"][row] for row in rows]
+        groups.append(
+            [(out["prompt_ids"][row], out["completion_ids"][row], r) for row, r in zip(rows, rewards, strict=True)]
+        )
+    assert 0 < sum(r for group in groups for _, _, r in group) < len(ids) * g
+    expected = reference.gradient(initial, groups, experiment.rollout.temperature)
+    assert relative(trainer.gradients[0], expected) < 1e-6
+
+
+def test_the_gradient_does_not_depend_on_the_microbatch(tmp_path):
+    whole, _ = make(change(train={"steps": 1}), tmp_path / "a")
+    parts, _ = make(change(train={"steps": 1, "microbatch": 16}), tmp_path / "b")
+    whole.train()
+    parts.train()
+    assert relative(parts.gradients[0], whole.gradients[0]) < 1e-6
+
+
+def test_advantages_are_trl_s(tmp_path):
+    trainer, _ = make(change(train={"steps": 1}), tmp_path)
+    trainer.train()
+    _, out, _ = trainer.rollouts[0]
+    rewards_QG = np.array(out["reward"]).reshape(10, 8)
+    ours = grpo.advantages(rewards_QG)
+    # The batch keeps the rollout's order here; it is shuffled later, when it is split.
+    np.testing.assert_allclose(trainer.batches[0]["advantages"].numpy(), ours.ravel(), atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["cpu", "transformers"])
+def test_the_sampler_s_log_probabilities_are_the_trainer_s_at_every_step(tmp_path, engine):
+    experiment = change(train={"steps": 4}, rollout={"engine": engine, "temperature": 0.8})
+    trainer, results = make(experiment, tmp_path)
+    trainer.train()
+    assert len(results) == 4
+    for result in results:
+        assert result.metrics["sampler_gap"] < 1e-4
+    weights = [g["model.embed_tokens.weight"].abs().sum().item() for g in trainer.gradients]
+    assert all(weight > 0 for weight in weights)  # the weights did move between the steps
+
+
+def test_true_labels_never_reach_training(tmp_path):
+    final = {}
+    for gold in ("own", "shuffled", None):
+        trainer, results = make(change(), tmp_path / str(gold), gold)
+        trainer.train()
+        final[gold] = ({n: p.detach().clone() for n, p in trainer.model.named_parameters()}, results)
+    for gold in ("shuffled", None):
+        for name, weight in final["own"][0].items():
+            assert torch.equal(weight, final[gold][0][name])
+    own, shuffled, none = (final[gold][1][-1].metrics for gold in ("own", "shuffled", None))
+    assert own["majority_ratio"] == shuffled["majority_ratio"] == none["majority_ratio"]
+    assert own["ground_truth_ratio"] > shuffled["ground_truth_ratio"]
+    assert "label_accuracy" not in none  # absent, not zero
+    assert all(row["gold_count"] is None for row in final[None][1][-1].votes)
+
+
+def test_the_oracle_does_read_them(tmp_path):
+    final = []
+    for gold in ("own", "shuffled"):
+        trainer, _ = make(change(reward="oracle"), tmp_path / gold, gold)
+        trainer.train()
+        final.append(trainer.model.model.layers[0].mlp.down_proj.weight.detach().clone())
+    assert not torch.equal(*final)
+    with pytest.raises(UserError, match="reads true labels"):
+        make(change(reward="oracle"), tmp_path / "none", None)
+
+
+def test_step_results(tmp_path):
+    experiment = change(train={"steps": 3, "updates_per_step": 2})
+    trainer, results = make(experiment, tmp_path)
+    trainer.train()
+    assert trainer.state.global_step == 6
+    assert [result.step for result in results] == [1, 2, 3]
+    for result in results:
+        assert len(result.votes) == 10
+        assert len(result.samples) == 160
+        assert sum(row["trained"] for row in result.samples) == 80
+        assert result.tokens_sampled == sum(row["tokens"] for row in result.samples)
+        for row in result.votes:
+            keys = [s["key"] for s in result.samples if s["question_id"] == row["question_id"]]
+            assert keys.count(row["label_key"]) == row["top_count"]
+            assert keys.count(None) == row["abstained"]
+    # Three steps of ten questions go once round the thirty.
+    assert len({row["question_id"] for result in results for row in result.votes}) == 30
+    # At the first update ratios are 1; at the second they have moved.
+    trained = [sorted(r["sample"] for r in results[0].samples if r["trained"] and r["question_id"] == q)
+               for q in {v["question_id"] for v in results[0].votes}]  # fmt: skip
+    assert any(samples != list(range(8)) for samples in trained)  # a draw, not the first G
+
+
+def test_plan_batches_divides():
+    plan = plan_batches(change(train={"updates_per_step": 2, "microbatch": 10}), 30)
+    assert (plan.questions_per_step, plan.microbatch, plan.accumulation, plan.forwards_per_step) == (
+        10,
+        10,
+        4,
+        8,
+    )
+    assert plan_batches(change(train={"questions_per_step": None}), 30).questions_per_step == 30
+
+
+@pytest.mark.parametrize(
+    ("train", "questions", "processes", "message"),
+    [
+        (
+            {"questions_per_step": 4},
+            30,
+            1,
+            r"does not divide the task's 30 questions \(2 would never.*\[1, 2, 3, 5",
+        ),
+        ({"questions_per_step": 15}, 30, 2, "do not divide over 2 processes"),
+        ({"updates_per_step": 3}, 30, 1, "train.updates_per_step: 3 does not divide the 80 trained samples"),
+        ({"microbatch": 7}, 30, 1, "train.microbatch: 7 does not divide the 80 samples"),
+    ],
+)
+def test_sizes_that_would_be_dropped_or_split_are_refused(train, questions, processes, message):
+    with pytest.raises(UserError, match=message):
+        plan_batches(change(train=train), questions, processes)
+
+
+def test_sort_by_length_keeps_every_row_and_drops_padding():
+    def batch(lengths):
+        mask = torch.tensor([[1] * n + [0] * (4 - n) for n in lengths])
+        prompt = torch.tensor([[0, 0, 1]] * len(lengths))
+        return {
+            "prompt_ids": prompt * 9,
+            "prompt_mask": prompt,
+            "completion_ids": mask * torch.arange(1, 5),
+            "completion_mask": mask,
+            "advantages": torch.tensor([float(n) for n in lengths]),
+            "num_items_in_batch": torch.tensor(12.0),
+            "sampling_per_token_logps": -mask.float() * torch.tensor(lengths)[:, None],
+        }
+
+    first, second = sort_by_length([batch([4, 1]), batch([2, 3])])
+    assert first["advantages"].tolist() == [1, 2]
+    assert first["completion_ids"].tolist() == [[1, 0], [1, 2]]
+    assert first["sampling_per_token_logps"].tolist() == [[-1, 0], [-2, -2]]
+    assert first["prompt_ids"].tolist() == [[9], [9]]
+    assert second["completion_ids"].tolist() == [[1, 2, 3, 0], [1, 2, 3, 4]]
+    assert second["num_items_in_batch"] == 12

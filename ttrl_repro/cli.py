@@ -1,0 +1,153 @@
+"""The `ttrl` command. Thin: it reads arguments, calls the library and prints what it returns."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ttrl_repro.errors import Interrupted, UserError
+
+
+class Split(StrEnum):
+    """The sets of a task, as typer wants choices."""
+
+    train = "train"
+    fresh = "fresh"
+
+
+app = typer.Typer(
+    help="TTRL: train on the majority vote of a model's own answers, and measure what that does.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def run(
+    experiment: Annotated[Path, typer.Argument(help="experiment file, as in experiments/")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, as in train.steps=10")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the record [default: runs/NAME-HASH-bB-dD-rR]")] = None,
+) -> None:
+    """Run an experiment: evaluate the base, train by TTRL, evaluate again, print the table."""
+    from ttrl_repro.config import load_experiment
+
+    config = load_experiment(experiment, overrides)
+    seeds = config.seeds
+    name = f"{config.name}-{config.cell_hash()}-b{seeds.base}-d{seeds.draw}-r{seeds.rl}"
+    folder = out or Path("runs") / name
+    prepare_process()
+    from ttrl_repro import run as runner
+    from ttrl_repro.report import print_report
+
+    print_report(runner.start(config, folder).folder)
+
+
+@app.command()
+def resume(
+    record: Annotated[Path, typer.Argument(help="folder of a run that was interrupted or killed")],
+) -> None:
+    """Continue a run from its newest checkpoint, to the same result as if it had never stopped."""
+    prepare_process()
+    from ttrl_repro import run as runner
+    from ttrl_repro.report import print_report
+
+    print_report(runner.resume(record).folder)
+
+
+@app.command()
+def show(record: Annotated[Path, typer.Argument(help="folder of a run")]) -> None:
+    """Print the table of a run from its record."""
+    from ttrl_repro.report import print_report
+
+    print_report(record)
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="a run's folder (its last checkpoint), a miniature, a path or a hub id")],
+    task: Annotated[str, typer.Argument(help="a task, or a path to a .jsonl")],
+    k: Annotated[int, typer.Option(min=1, help="samples per question")] = 16,
+    temperature: Annotated[float, typer.Option(min=0.0, help="sampling temperature; 0 for greedy alone")] = 0.6,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.95,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 90,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    draw: Annotated[int, typer.Option(min=0, help="which draw of a miniature task")] = 0,
+    split: Annotated[Split, typer.Option(help="a miniature task's set")] = Split.train,
+    base_seed: Annotated[int, typer.Option(min=0, help="which base of a miniature")] = 0,
+    out: Annotated[Path | None, typer.Option(help="write the sampled answers to this .parquet")] = None,
+) -> None:
+    """Evaluate any checkpoint on any task: greedy pass@1, avg@k, maj@k and pass@k."""
+    prepare_process()
+    from ttrl_repro.evaluate import Protocol, evaluate_model
+    from ttrl_repro.records import EVAL, write_rows
+    from ttrl_repro.report import print_evaluation
+
+    rows = evaluate_model(
+        model,
+        task,
+        protocol=Protocol(temperature, top_p, k),
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        draw=draw,
+        split=split.value,
+        base_seed=base_seed,
+    )
+    print_evaluation(rows, f"{model} on {task} ({split.value}), T={temperature:g}, top-p {top_p:g}, seed {seed}")
+    if out is not None:
+        write_rows(out, rows, EVAL)
+        print(f"answers: {out}")
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="a recipe's name, or a path to a .yaml")],
+    seed: Annotated[int, typer.Option(min=0, help="base seed: initialisation, corpus and order")] = 0,
+    out: Annotated[Path | None, typer.Option(help="folder for the base [default: the user's cache]")] = None,
+) -> None:
+    """Train a miniature base from scratch, from its recipe."""
+    from ttrl_repro.miniature.recipes import load_recipe
+
+    loaded = load_recipe(recipe)
+    prepare_process()
+    from ttrl_repro.miniature.pretrain import pretrain_base
+
+    print(f"base written to {pretrain_base(loaded, seed, out)}")
+
+
+def prepare_process() -> None:
+    """Settings that must stand before PyTorch is loaded, and quieter libraries. The user's own win."""
+    # Waiting threads sleep instead of spinning: on a busy machine spinning slows OpenMP 4 to 10 times.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    # TRL calls a method that transformers has renamed.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def main() -> None:
+    """Entry point: a UserError is one line and exit code 2; an interrupt exits with 128 + signal."""
+    try:
+        app()
+    except UserError as error:
+        print(f"ttrl: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except Interrupted as error:
+        print(f"ttrl: {error}", file=sys.stderr)
+        raise SystemExit(128 + error.signal_number) from None
+
+
+if __name__ == "__main__":
+    main()

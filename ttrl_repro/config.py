@@ -1,0 +1,204 @@
+"""The experiment's config: typed and strict; YAML in, resolved YAML out, and a stable hash.
+
+One file is one cell of the study. Seeds name a replicate of the cell, so the hash leaves them out:
+equal hashes are replicates of one another. A field that cannot change a result (name, claim, tracking)
+is left out of the hash too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ttrl_repro.errors import UserError
+
+NOT_HASHED = ("name", "claim", "seeds", "tracking")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Seeds(_Strict):
+    """A replicate: the base's pretraining seed, the question draw, and the seed of everything in RL."""
+
+    base: int = Field(0, ge=0)
+    draw: int = Field(0, ge=0)
+    rl: int = Field(0, ge=0)
+
+
+class Prompt(_Strict):
+    """How a problem becomes a prompt. A model with a chat template gets the problem as a user turn.
+
+    suffix: text after the problem. `auto` asks for a `\\boxed{}` answer where the model has a chat
+    template that does not ask for it already, and is empty for a model without a chat template.
+    """
+
+    system: str | None = None
+    suffix: str = "auto"
+
+
+class Rollout(_Strict):
+    """Sampling for the vote: `votes` samples a question, of which a seeded draw of `trained` trains."""
+
+    engine: Literal["auto", "cpu", "transformers"] = "auto"
+    votes: int = Field(64, ge=1)
+    trained: int = Field(32, ge=2)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_new_tokens: int = Field(90, ge=1)
+
+    @model_validator(mode="after")
+    def _trained_of_votes(self) -> Rollout:
+        if self.trained > self.votes:
+            raise ValueError(f"trained ({self.trained}) must be at most votes ({self.votes})")
+        return self
+
+
+class Algorithm(_Strict):
+    """The RL algorithm. `clip`: the ratio's half-width; `kl`: weight of the KL term (0: none)."""
+
+    name: Literal["grpo"] = "grpo"
+    clip: float = Field(0.2, gt=0, lt=1)
+    kl: float = Field(0.0, ge=0)
+
+
+class Train(_Strict):
+    """The schedule. A step is one rollout of `questions_per_step` questions and the updates made from it.
+
+    questions_per_step: None takes the whole task. microbatch: samples per forward pass (None: all of an
+    update's). It bounds memory and does not change the loss.
+    """
+
+    steps: int = Field(40, ge=1)
+    questions_per_step: int | None = Field(None, ge=1)
+    updates_per_step: int = Field(1, ge=1)
+    microbatch: int | None = Field(None, ge=1)
+    learning_rate: float = Field(3e-5, gt=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_updates: int = Field(0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    gradient_clip: float = Field(1.0, gt=0)
+    checkpoint_every: int = Field(10, ge=1)
+
+
+class Evaluate(_Strict):
+    """The protocol: greedy pass@1, and avg@k and maj@k from k samples at the paper's T=0.6, top-p 0.95.
+
+    every: steps between evaluations (the base and the end are always evaluated). votes: samples for the
+    maj@votes of the base and of the end. base_temperatures: where the base's best avg and maj are looked
+    for. tasks: further tasks, each evaluated on its `train` set. fresh: also the task's fresh set.
+    """
+
+    every: int = Field(10, ge=1)
+    k: int = Field(16, ge=1)
+    votes: int = Field(64, ge=1)
+    temperature: float = Field(0.6, gt=0)
+    top_p: float = Field(0.95, gt=0, le=1)
+    base_temperatures: tuple[float, ...] = (0.3, 0.6, 1.0)
+    tasks: tuple[str, ...] = ()
+    fresh: bool = True
+
+    @model_validator(mode="after")
+    def _check(self) -> Evaluate:
+        if self.k > self.votes:
+            raise ValueError(f"k ({self.k}) must be at most votes ({self.votes})")
+        if any(temperature <= 0 for temperature in self.base_temperatures):
+            raise ValueError("base_temperatures must be positive")
+        if self.temperature not in self.base_temperatures:
+            raise ValueError(f"base_temperatures must contain temperature ({self.temperature})")
+        return self
+
+
+class Tracking(_Strict):
+    """The W&B mirror of the record. `samples`: whether sampled texts are sent to W&B."""
+
+    wandb: bool = True
+    project: str = "ttrl-repro"
+    entity: str | None = None
+    samples: bool = False
+
+
+class Experiment(_Strict):
+    """One experiment. `task`: a task's name or a path to a `.jsonl`; `model`: a miniature, path or hub id."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    claim: str | None = None
+    task: str
+    model: str
+    reward: Literal["majority", "oracle", "permuted", "format"] = "majority"
+    prompt: Prompt = Prompt()
+    rollout: Rollout = Rollout()
+    algorithm: Algorithm = Algorithm()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    seeds: Seeds = Seeds()
+    tracking: Tracking = Tracking()
+
+    def cell_hash(self) -> str:
+        """12 hex digits that name the cell: equal for replicates, different for any other setting."""
+        content = self.model_dump(mode="json", exclude=set(NOT_HASHED))
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_yaml(self) -> str:
+        """The resolved config, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_experiment(path: Path, overrides: list[str] | None = None) -> Experiment:
+    """Read an experiment from YAML, with `a.b=value` overrides (values are YAML).
+
+    Raises UserError naming file, field and what would be right.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the experiment: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a mapping of fields, found {type(content).__name__}")
+    for override in overrides or []:
+        _override(content, override)
+    try:
+        return Experiment.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {describe(error, Experiment)}") from error
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    name, equals, value = override.partition("=")
+    parts = name.split(".")
+    if not equals or not all(parts):
+        raise UserError(f"override {override!r}: expected key=value, as in train.steps=10")
+    at = content
+    for part in parts[:-1]:
+        at = at.setdefault(part, {})
+        if not isinstance(at, dict):
+            raise UserError(f"override {override!r}: {part!r} is not a group of fields")
+    try:
+        at[parts[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"override {override!r}: the value is not valid YAML") from error
+
+
+def describe(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first of pydantic's complaints in one line: field, complaint, value, and the known fields if unknown."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "(top level)"
+    if first["type"] == "extra_forbidden":
+        for part in first["loc"][:-1]:
+            field = model.model_fields[str(part)].annotation
+            assert isinstance(field, type)
+            assert issubclass(field, BaseModel)
+            model = field
+        return f"{where}: unknown field; known here: {', '.join(model.model_fields)}"
+    message = first["msg"].removeprefix("Value error, ")
+    given = first["input"]
+    shown = f" (given: {given!r})" if not isinstance(given, dict) and first["type"] != "missing" else ""
+    return f"{where}: {message}{shown}"

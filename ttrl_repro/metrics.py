@@ -1,0 +1,60 @@
+"""The metrics of a training step, under the paper's names. docs/metrics.md documents each one.
+
+Metrics that need true labels are None (absent from the record), never 0, where a task has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ttrl_repro.algorithms import grpo
+from ttrl_repro.rewards import Rollouts, agreement
+
+
+def label_free(rollouts: Rollouts, rewards_QN: np.ndarray) -> dict[str, float]:
+    """Metrics of the vote that need no true label, over all N samples."""
+    votes = rollouts.votes_Q
+    samples = sum(vote.n for vote in votes)
+    return {
+        "majority_ratio": float(np.mean([vote.majority_ratio for vote in votes])),
+        "majority_voting_reward": float(rewards_QN.mean()),
+        "vote_entropy": float(np.mean([vote.entropy for vote in votes])),
+        "vote_margin": float(np.mean([vote.margin for vote in votes])),
+        "tie_rate": float(np.mean([vote.tied > 1 for vote in votes])),
+        "abstention_rate": sum(vote.abstained for vote in votes) / samples,
+    }
+
+
+def label_based(
+    rollouts: Rollouts, gold_Q: Sequence[str], rewards_QN: np.ndarray, trained_QG: np.ndarray
+) -> dict[str, float | None]:
+    """Metrics that compare with the true labels; `trained_QG` are the indices of the samples trained on."""
+    true_QN = agreement(rollouts.keys_QN, gold_Q)
+    n = true_QN.shape[1]
+    return {
+        "label_accuracy": float(
+            np.mean([vote.key == gold for vote, gold in zip(rollouts.votes_Q, gold_Q, strict=True)])
+        ),
+        "reward_accuracy": float((rewards_QN == true_QN).mean()),
+        "ground_truth_ratio": float(true_QN.mean()),
+        f"pass@{n}": float(true_QN.any(axis=1).mean()),
+        "advantage_accuracy": advantage_accuracy(
+            np.take_along_axis(rewards_QN, trained_QG, axis=1),
+            np.take_along_axis(true_QN, trained_QG, axis=1),
+        ),
+    }
+
+
+def advantage_accuracy(rewards_QG: np.ndarray, true_QG: np.ndarray) -> float | None:
+    """Share of the advantages' absolute mass that has the sign the true labels would give.
+
+    Under the true labels a group that is all right or all wrong has advantages 0: any push on it counts
+    as wrong. None if there is no push at all.
+    """
+    given, true = grpo.advantages(rewards_QG), grpo.advantages(true_QG)
+    mass = np.abs(given).sum()
+    if mass == 0:
+        return None
+    return float(np.abs(given)[np.sign(given) == np.sign(true)].sum() / mass)

@@ -1,0 +1,29 @@
+"""Permuted: agreement with the majority label of *another* question of the step.
+
+A control: the labels keep their distribution and their share of agreement keeps its source, but no
+question gets its own. What a run gains under it is not taught by the labels.
+"""
+
+import numpy as np
+
+from ttrl_repro.errors import UserError
+from ttrl_repro.rewards.base import Reward, Rollouts, agreement
+from ttrl_repro.seeds import generator
+
+
+def permuted(rollouts: Rollouts) -> np.ndarray:
+    """Labels are passed along a random cycle through all questions of the step, so nobody keeps its own.
+
+    Raises UserError for a step of a single question.
+    """
+    n = len(rollouts.votes_Q)
+    if n < 2:
+        raise UserError("reward: 'permuted' needs train.questions_per_step of 2 or more")
+    cycle = generator(rollouts.seed, "permuted").permutation(n)
+    labels: list[str | None] = [None] * n
+    for giver, taker in zip(cycle, np.roll(cycle, 1), strict=True):
+        labels[taker] = rollouts.votes_Q[giver].key
+    return agreement(rollouts.keys_QN, labels)
+
+
+REWARD = Reward("permuted", permuted)

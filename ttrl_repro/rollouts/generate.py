@@ -1,0 +1,112 @@
+"""The `transformers` engine: `model.generate` for any causal language model on any device.
+
+Tokens are picked by the same rule and from the same uniform numbers as in the CPU engine: a logits
+processor picks the token and leaves it as the only possible one, so that greedy `generate` follows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+
+from ttrl_repro.rollouts.base import Samples, Sampling, pick
+
+ROWS = 256  # rows generated together
+
+
+class _Picker(LogitsProcessor):
+    """Picks each row's token with `pick`, remembering log-probability and entropy."""
+
+    def __init__(self, uniforms_RT: torch.Tensor, prompt_width: int, sampling: Sampling) -> None:
+        self.uniforms_RT, self.prompt_width, self.sampling = uniforms_RT, prompt_width, sampling
+        self.logprobs: list[torch.Tensor] = []
+        self.entropies: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        t = input_ids.shape[1] - self.prompt_width
+        token_R, logprob_R, entropy_R = pick(scores, self.uniforms_RT[:, t], self.sampling)
+        self.logprobs.append(logprob_R)
+        self.entropies.append(entropy_R)
+        return torch.full_like(scores, float("-inf")).scatter_(-1, token_R[:, None], 0.0)
+
+
+class GenerateEngine:
+    """Samples from a live model through `model.generate`, whole questions at a time."""
+
+    name = "transformers"
+
+    def __init__(self, model: PreTrainedModel, eos_ids: list[int], pad_id: int, rows: int = ROWS) -> None:
+        self.model, self.eos_ids, self.pad_id, self.rows = model, sorted(eos_ids), pad_id, rows
+
+    @torch.inference_mode()
+    def sample(self, prompts: list[list[int]], uniforms_QNT: np.ndarray, sampling: Sampling) -> Samples:
+        """See `Engine.sample`."""
+        n_questions, n, _ = uniforms_QNT.shape
+        if n_questions != len(prompts):
+            raise ValueError(f"uniforms of shape {uniforms_QNT.shape} do not fit {len(prompts)} prompts")
+        limit = sampling.max_new_tokens
+        shape = (n_questions * n, limit)
+        tokens_RT = np.zeros(shape, np.int64)
+        logprobs_RT, entropies_RT = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        lengths_R, finished_R = np.zeros(shape[0], np.int64), np.zeros(shape[0], bool)
+        uniforms_RT = torch.from_numpy(uniforms_QNT.reshape(shape[0], -1)).to(self.model.device)
+        was_training = self.model.training
+        self.model.eval()
+        order = sorted(range(shape[0]), key=lambda row: (len(prompts[row // n]), row))
+        for start in range(0, shape[0], self.rows):
+            rows = order[start : start + self.rows]
+            self._generate([prompts[row // n] for row in rows], rows, uniforms_RT, sampling, tokens_RT,
+                           logprobs_RT, entropies_RT, lengths_R, finished_R)  # fmt: skip
+        self.model.train(was_training)
+        return Samples(
+            tokens_RT.reshape(n_questions, n, limit),
+            lengths_R.reshape(n_questions, n),
+            finished_R.reshape(n_questions, n),
+            logprobs_RT.reshape(n_questions, n, limit),
+            entropies_RT.reshape(n_questions, n, limit),
+        )
+
+    def _generate(
+        self,
+        prompts: list[list[int]],
+        rows: list[int],
+        uniforms_RT: torch.Tensor,
+        sampling: Sampling,
+        tokens_RT: np.ndarray,
+        logprobs_RT: np.ndarray,
+        entropies_RT: np.ndarray,
+        lengths_R: np.ndarray,
+        finished_R: np.ndarray,
+    ) -> None:
+        width = max(len(prompt) for prompt in prompts)
+        ids = torch.full((len(rows), width), self.pad_id, device=self.model.device)
+        mask = torch.zeros_like(ids)
+        for i, prompt in enumerate(prompts):
+            ids[i, width - len(prompt) :] = torch.tensor(prompt, device=self.model.device)
+            mask[i, width - len(prompt) :] = 1
+        picker = _Picker(uniforms_RT[rows], width, sampling)
+        # A fresh config: the model's own may carry top_k, penalties or a temperature, which are not ours.
+        config = GenerationConfig(
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=False,
+            eos_token_id=self.eos_ids,
+            pad_token_id=self.pad_id,
+        )
+        output = self.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([picker]),
+        )
+        new = output[:, width:].cpu().numpy()
+        logprobs = torch.stack(picker.logprobs, 1).cpu().numpy()
+        entropies = torch.stack(picker.entropies, 1).cpu().numpy()
+        for i, row in enumerate(rows):
+            ends = np.isin(new[i], self.eos_ids).nonzero()[0]
+            finished_R[row] = len(ends) > 0
+            length = int(ends[0]) + 1 if len(ends) else new.shape[1]
+            lengths_R[row] = length
+            tokens_RT[row, :length] = new[i, :length]
+            logprobs_RT[row, :length] = logprobs[i, :length]
+            entropies_RT[row, :length] = entropies[i, :length]

@@ -1,0 +1,329 @@
+"""One experiment from config to finished record: check everything, evaluate the base, train, evaluate."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pyarrow.parquet as pq
+from accelerate import PartialState
+from filelock import FileLock, Timeout
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from ttrl_repro import checkpoints
+from ttrl_repro.answers import canonical
+from ttrl_repro.config import Experiment
+from ttrl_repro.errors import Interrupted, UserError
+from ttrl_repro.evaluate import GREEDY, Protocol, evaluate
+from ttrl_repro.models import load_model
+from ttrl_repro.progress import Progress
+from ttrl_repro.prompts import encode_prompts
+from ttrl_repro.records import Record, Row, refuse_occupied, write_atomic
+from ttrl_repro.rewards import REWARDS
+from ttrl_repro.rollouts import Engine, make_engine
+from ttrl_repro.summary import codes_by_protocol, headline
+from ttrl_repro.tasks import Task, has_fresh_split, load_task
+from ttrl_repro.tracking import Mirror
+from ttrl_repro.trainer import StepResult, TTRLTrainer, plan_batches
+from ttrl_repro.votes import vote
+
+
+@dataclass
+class Setup:
+    """Everything a run needs, loaded and checked before a file is written."""
+
+    experiment: Experiment
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    engine: Engine
+    task: Task
+    evaluated: list[Task]  # the trained set first, then its fresh twin, then the other tasks
+    prompts: dict[str, dict[str, list[int]]]  # (task, split) joined -> question id -> token ids
+
+    def prompts_of(self, task: Task) -> dict[str, list[int]]:
+        return self.prompts[f"{task.name}/{task.split}"]
+
+
+def prepare(experiment: Experiment) -> Setup:
+    """Load and check everything. Raises UserError for whatever cannot work; writes nothing."""
+    draw = experiment.seeds.draw
+    task = load_task(experiment.task, draw)
+    evaluated = [task]
+    if experiment.evaluate.fresh and has_fresh_split(experiment.task):
+        evaluated.append(load_task(experiment.task, draw, "fresh"))
+    for name in experiment.evaluate.tasks:
+        if name == experiment.task:
+            raise UserError(f"evaluate.tasks: {name!r} is the trained task, which is evaluated anyway")
+        evaluated.append(load_task(name, draw))
+    if REWARDS[experiment.reward].needs_gold and not task.labelled:
+        raise UserError(f"reward: {experiment.reward!r} reads true labels, and {experiment.task} has no answers")
+    plan_batches(experiment, len(task.questions), PartialState().num_processes)
+    model, tokenizer = load_model(experiment.model, experiment.seeds.base)
+    prompts = {f"{t.name}/{t.split}": encode_prompts(t.questions, tokenizer, experiment.prompt) for t in evaluated}
+    _refuse_too_long(experiment, model, prompts)
+    engine = make_engine(experiment.rollout.engine, model, tokenizer)
+    return Setup(experiment, model, tokenizer, engine, task, evaluated, prompts)
+
+
+def _refuse_too_long(experiment: Experiment, model: PreTrainedModel, prompts: dict[str, dict[str, list[int]]]) -> None:
+    room = getattr(model.config, "max_position_embeddings", None)
+    for by_id in prompts.values():
+        question, ids = max(by_id.items(), key=lambda item: len(item[1]))
+        need = len(ids) + experiment.rollout.max_new_tokens
+        if room is not None and need > room:
+            raise UserError(
+                f"rollout.max_new_tokens: {experiment.rollout.max_new_tokens} after the {len(ids)} tokens of question "
+                f"{question!r} exceeds the model's {room} positions; use at most {room - len(ids)}"
+            )
+
+
+def start(experiment: Experiment, folder: Path) -> Record:
+    """Run an experiment into `folder`. Raises UserError, Interrupted, or what went wrong."""
+    refuse_occupied(folder, experiment)
+    setup = prepare(experiment)
+    record = Record.create(folder, experiment, _facts(setup))
+    with _locked(folder):
+        _run(setup, record, None)
+    return record
+
+
+def resume(folder: Path) -> Record:
+    """Continue a run that was interrupted or killed, from its newest checkpoint."""
+    record = Record.reopen(folder)
+    if record.manifest["state"] == "finished":
+        raise UserError(f"{folder}: this run is finished; there is nothing to resume")
+    experiment = record.experiment()
+    with _locked(folder):
+        checkpoint = checkpoints.newest(folder / "checkpoints")
+        setup = prepare(experiment)
+        facts = _facts(setup)
+        for key in ("model", "task"):
+            if record.manifest[key] != facts[key]:
+                raise UserError(f"{folder}: the run began with {key} {record.manifest[key]}, now it is {facts[key]}")
+        updates = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+        # Without a checkpoint even the base's evaluation is done again: it may be half-written.
+        record.rewind(updates // experiment.train.updates_per_step if checkpoint else -1)
+        checkpoints.drop_incomplete(folder / "checkpoints")
+        _run(setup, record, checkpoint)
+    return record
+
+
+def _facts(setup: Setup) -> dict[str, Any]:
+    return {
+        "model": {
+            "name": setup.experiment.model,
+            "architecture": setup.model.config.model_type,
+            "parameters": setup.model.num_parameters(),
+            "dtype": str(setup.model.dtype).removeprefix("torch."),
+        },
+        "task": {
+            "name": setup.task.name,  # of a user's file: its stem
+            "questions": len(setup.task.questions),
+            "labelled": setup.task.labelled,
+            "fingerprint": setup.task.fingerprint(),
+        },
+        "engine": setup.engine.name,
+        "device": str(setup.model.device),
+        "checkpoint_rule": "last",
+    }
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the record: two processes must not write one run. The lock dies with its process."""
+    state = PartialState()
+    if not state.is_main_process:
+        yield
+        return
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise UserError(f"{folder}: another process is writing this run") from error
+
+
+class _Stop:
+    """Remembers SIGINT or SIGTERM until the step in progress is over; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
+
+
+class _Checkpointer(TrainerCallback):
+    """Asks for a checkpoint every `checkpoint_every` steps, at the end and on a stop request, and seals it."""
+
+    def __init__(self, experiment: Experiment, stop: _Stop, folder: Path) -> None:
+        self.train, self.stop, self.folder = experiment.train, stop, folder
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        step, rest = divmod(state.global_step, self.train.updates_per_step)
+        if rest == 0:
+            stopping = self.stop.received is not None
+            due = step % self.train.checkpoint_every == 0 or step == self.train.steps
+            control.should_save = due or stopping
+            control.should_training_stop = control.should_training_stop or stopping
+        return control
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        if state.is_world_process_zero:
+            checkpoints.seal(self.folder / f"checkpoint-{state.global_step}")
+        return control
+
+
+def _run(setup: Setup, record: Record, checkpoint: Path | None) -> None:
+    main = PartialState().is_main_process
+    stop, folder, experiment = _Stop(), record.folder, setup.experiment
+    mirror = Mirror(experiment, folder, record.manifest) if main else None
+    state = "failed"
+    try:
+        with stop.listening(), Progress(enabled=main) as progress:
+            session = _Session(setup, record, mirror, progress)
+            gold = {q.id: str(canonical(q.answer)) for q in setup.task.questions} if setup.task.labelled else None
+            trainer = TTRLTrainer(
+                setup.model,
+                setup.tokenizer,
+                setup.engine,
+                experiment,
+                setup.prompts_of(setup.task),
+                gold,
+                folder / "checkpoints",
+                session.after_step,
+                [_Checkpointer(experiment, stop, folder / "checkpoints")],
+            )
+            if checkpoint is None and main:
+                session.evaluate(0)
+            progress.start("training", experiment.train.steps, done=record.manifest["steps_done"], unit="step")
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            finished = trainer.steps_done == experiment.train.steps
+            if finished and main:
+                session.predict()
+        state = "finished" if finished else "interrupted"
+    except KeyboardInterrupt:
+        state = "interrupted"
+        raise Interrupted(stop.received or signal.SIGINT, folder) from None
+    finally:
+        if main and mirror is not None:
+            record.close(state)
+            mirror.close(state)
+    if not finished:
+        raise Interrupted(stop.received or signal.SIGTERM, folder)
+
+
+class _Session:
+    """What happens around the updates, on the main process: record, mirror and evaluations."""
+
+    def __init__(self, setup: Setup, record: Record, mirror: Mirror | None, progress: Progress) -> None:
+        self.setup, self.record, self.mirror, self.progress = setup, record, mirror, progress
+        self.parameters = setup.model.num_parameters()
+
+    def after_step(self, result: StepResult) -> None:
+        """Write a step's rows, then evaluate if it is time to. The checkpoint is written after this."""
+        for name, value in result.metrics.items():
+            if value is not None and not math.isfinite(value):
+                raise FloatingPointError(f"step {result.step}: {name} is {value}; the run cannot go on")
+        present = {name: value for name, value in result.metrics.items() if value is not None}
+        self.record.write_votes(result.step, result.votes)
+        self.record.write_samples(result.step, result.samples)
+        self.record.append("timings.jsonl", {"step": result.step, **result.timings})
+        self.record.append("metrics.jsonl", {"step": result.step, **present})
+        self._spend(result.tokens_sampled, result.tokens_prompt, result.tokens_trained, result.timings["seconds"])
+        self.record.manifest["steps_done"] = result.step
+        self.record.save_manifest()
+        assert self.mirror is not None
+        self.mirror.log(result.step, {**present, **{f"time/{k}": v for k, v in result.timings.items()}})
+        self.mirror.log_samples(result.step, result.samples)
+        shown = {
+            "label accuracy": result.metrics.get("label_accuracy"),
+            "majority ratio": result.metrics["majority_ratio"],
+        }
+        self.progress.advance(note=", ".join(f"{k} {v:.2f}" for k, v in shown.items() if v is not None))
+        train = self.setup.experiment.train
+        if result.step % self.setup.experiment.evaluate.every == 0 or result.step == train.steps:
+            self.evaluate(result.step)
+
+    def _spend(self, sampled: int, prompt: int, trained: int, seconds: float) -> None:
+        """Count tokens, seconds and FLOPs: 2 per parameter and token forward, 6 forward and backward."""
+        cost = self.record.manifest["cost"]
+        cost["tokens_sampled"] += sampled
+        cost["tokens_trained"] += trained
+        cost["flops"] += self.parameters * (2.0 * (sampled + prompt) + 6.0 * trained)
+        cost["seconds"] = round(cost["seconds"] + seconds, 3)
+
+    def _protocols(self, step: int) -> list[Protocol]:
+        settings = self.setup.experiment.evaluate
+        if step == 0:
+            temperatures, samples = settings.base_temperatures, settings.votes
+        else:
+            last = step == self.setup.experiment.train.steps
+            temperatures, samples = (settings.temperature,), settings.votes if last else settings.k
+        return [GREEDY, *(Protocol(t, settings.top_p, samples) for t in temperatures)]
+
+    def evaluate(self, step: int) -> None:
+        """Evaluate every task as the protocol of this step asks, and write the rows."""
+        setup, rows = self.setup, list[Row]()
+        settings, protocols = setup.experiment.evaluate, self._protocols(step)
+        name = "evaluating the base" if step == 0 else f"evaluating step {step}"
+        self.progress.start(name, len(setup.evaluated) * len(protocols), unit="protocol")
+        for task in setup.evaluated:
+            for protocol in protocols:
+                rows += evaluate(
+                    setup.engine,
+                    setup.tokenizer,
+                    task,
+                    setup.prompts_of(task),
+                    protocol,
+                    setup.experiment.rollout.max_new_tokens,
+                    setup.experiment.seeds.rl,
+                    step,
+                )
+                self.progress.advance()
+        self.progress.finish()
+        self.record.write_eval(step, rows)
+        assert self.mirror is not None
+        self.mirror.log(step, headline(codes_by_protocol(rows), settings.k))
+
+    def predict(self) -> None:
+        """predictions.jsonl: the vote of the trained model on every trained question."""
+        experiment, task = self.setup.experiment, self.setup.task
+        table = pq.read_table(self.record.folder / "eval" / f"step-{experiment.train.steps:06d}.parquet")
+        answers: dict[str, list[str | None]] = {question.id: [] for question in task.questions}
+        for row in table.to_pylist():
+            if (row["task"], row["split"], row["protocol"]) == (task.name, task.split, "sampled"):
+                answers[row["question_id"]].append(row["answer"])
+        lines = []
+        for question, given in answers.items():
+            outcome = vote(given)
+            lines.append({"id": question, "answer": outcome.label, "share": outcome.majority_ratio})
+        write_atomic(self.record.folder / "predictions.jsonl", "".join(json.dumps(line) + "\n" for line in lines))

@@ -1,0 +1,68 @@
+"""The W&B mirror of a record. The record is written first; W&B gets what the record got."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ttrl_repro.config import Experiment
+from ttrl_repro.records import Row
+
+
+class Mirror:
+    """A W&B run beside the record; offline unless WANDB_MODE says otherwise, so no login is asked for.
+
+    W&B's group is the config hash: the replicates of a cell.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self._run: Any = None
+        self._samples = experiment.tracking.samples
+        mode = os.environ.get("WANDB_MODE", "offline")
+        if not experiment.tracking.wandb or mode == "disabled":
+            return
+        import wandb
+
+        self._run = wandb.init(
+            project=experiment.tracking.project,
+            entity=experiment.tracking.entity,
+            name=manifest["run_id"],
+            id=_run_id(manifest),
+            resume="allow",
+            group=manifest["config_hash"],
+            job_type="train",
+            tags=[experiment.task, experiment.reward, experiment.algorithm.name],
+            config={**experiment.model_dump(mode="json"), "manifest": dict(manifest)},
+            dir=folder,
+            mode=mode,  # type: ignore[arg-type]  # W&B checks the value of its own variable
+            settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, save_code=False),
+        )
+
+    def log(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Metrics of one step; absent ones (None) are left out."""
+        if self._run is not None:
+            self._run.log({key: value for key, value in values.items() if value is not None}, step=step)
+
+    def log_samples(self, step: int, rows: Sequence[Row]) -> None:
+        """A table of sampled texts, if the config allows texts on W&B."""
+        if self._run is None or not self._samples or not rows:
+            return
+        import wandb
+
+        columns = list(rows[0])
+        table = wandb.Table(columns=columns, data=[[row[column] for column in columns] for row in rows])
+        self._run.log({"samples": table}, step=step)
+
+    def close(self, state: str) -> None:
+        """End the W&B run; anything but `finished` is marked as failed there."""
+        if self._run is not None:
+            self._run.summary["state"] = state
+            self._run.finish(exit_code=0 if state == "finished" else 1)
+
+
+def _run_id(manifest: Mapping[str, Any]) -> str:
+    """W&B's id of the run: kept over a resume, different for every record."""
+    stamp = "".join(character for character in manifest["created"] if character.isdigit())
+    return f"{manifest['run_id']}-{stamp}"[:64]

@@ -1,0 +1,456 @@
+"""The TTRL trainer: rollout -> vote -> reward -> update, on `trl.GRPOTrainer` through its hooks.
+
+A *step* is one rollout and the `updates_per_step` optimizer updates made from it. Differences from
+the released TTRL code: the label comes from all N votes (their first release voted over the trained
+samples only); the trained G are a seeded draw, not the first G; samples without an answer never vote;
+votes and rewards use the same notion of equality.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import RepeatSampler
+
+from ttrl_repro import metrics
+from ttrl_repro.algorithms import grpo
+from ttrl_repro.answers import canonical, extract
+from ttrl_repro.config import Experiment
+from ttrl_repro.errors import UserError
+from ttrl_repro.records import Row
+from ttrl_repro.rewards import REWARDS, Rollouts
+from ttrl_repro.rollouts import Engine, Samples, Sampling, uniforms
+from ttrl_repro.seeds import derive_seed, generator
+from ttrl_repro.votes import Vote, vote
+
+# The mask of NumPy and PyTorch seeds: Trainer hands its seed to both, and NumPy takes 32 bits.
+SEED_MASK = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class _Group:
+    """One question's N samples and what was made of them; travels between processes."""
+
+    question_id: str
+    texts: list[str]
+    answers: list[str | None]
+    keys: list[str | None]
+    vote: Vote
+    trained: np.ndarray  # indices of the G samples that train, (G,)
+    lengths: np.ndarray  # (N,)
+    finished: np.ndarray  # (N,)
+    mean_logprobs: np.ndarray  # (N,)
+    entropy: float  # sum over all tokens of all samples, nats
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A rollout whose updates are still under way."""
+
+    groups: list[_Group]
+    rollouts: Rollouts
+    rewards_QN: np.ndarray
+    sampling_seconds: float
+    voting_seconds: float
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step, for the record. `step` counts from 1: step 1 samples from the base's weights."""
+
+    step: int
+    metrics: dict[str, float | None]
+    timings: dict[str, float]
+    votes: list[Row]
+    samples: list[Row]
+    tokens_sampled: int
+    tokens_trained: int  # prompts included
+    tokens_prompt: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Batch sizes that TRL neither drops from nor splits groups across. Made by `plan_batches`."""
+
+    questions_per_step: int
+    microbatch: int  # samples per process and forward pass
+    accumulation: int  # forward passes per update
+    forwards_per_step: int
+
+
+def plan_batches(experiment: Experiment, n_questions: int, processes: int = 1) -> Plan:
+    """How a step divides into updates, forward passes and processes.
+
+    Raises UserError where TRL would silently drop questions, or let a group span two processes (a vote
+    would then see a part of it).
+    """
+    train, g = experiment.train, experiment.rollout.trained
+    per_step = train.questions_per_step or n_questions
+    if n_questions % per_step:
+        fits = [d for d in range(1, n_questions + 1) if n_questions % d == 0 and d % processes == 0]
+        raise UserError(
+            f"train.questions_per_step: {per_step} does not divide the task's {n_questions} questions "
+            f"({n_questions % per_step} would never be trained on); use one of {fits}"
+        )
+    if per_step % processes:
+        raise UserError(
+            f"train.questions_per_step: {per_step} questions do not divide over {processes} processes; "
+            f"a question's samples must stay on one process"
+        )
+    samples = per_step * g // processes
+    if samples % train.updates_per_step:
+        raise UserError(
+            f"train.updates_per_step: {train.updates_per_step} does not divide the {samples} trained samples "
+            f"of a step (train.questions_per_step x rollout.trained, per process)"
+        )
+    per_update = samples // train.updates_per_step
+    microbatch = train.microbatch or per_update
+    if per_update % microbatch:
+        raise UserError(
+            f"train.microbatch: {microbatch} does not divide the {per_update} samples of an update; "
+            f"use a divisor of {per_update}"
+        )
+    accumulation = per_update // microbatch
+    return Plan(per_step, microbatch, accumulation, accumulation * train.updates_per_step)
+
+
+class _EpochSampler(RepeatSampler):
+    """TRL's sampler with an order that is a function of (seed, epoch): TRL's replays epoch 0 after a resume."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle:
+            self.generator.manual_seed(derive_seed(self.seed, "order", self.epoch))
+        return super().__iter__()
+
+
+def _given_rewards(reward: Sequence[float], **_: Any) -> list[float]:
+    """TRL's reward function: the rewards were made with the rollout, where the votes are known."""
+    return list(reward)
+
+
+def sort_by_length(batches: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+    """The same rows in batches of the same sizes, sorted by completion length and without needless padding.
+
+    Prompts (`prompt_*`, (B, P)) are padded on the left; everything else of two dimensions, (B, T), on the
+    right. Tensors without dimensions belong to the whole batch and stay.
+    """
+    sizes = [len(batch["completion_ids"]) for batch in batches]
+    rows = {key: torch.cat([b[key] for b in batches]) for key, value in batches[0].items() if value.dim() > 0}
+    order = rows["completion_mask"].sum(1).argsort(stable=True)
+    out = []
+    for batch, chosen in zip(batches, order.split(sizes), strict=True):
+        prompt = int(rows["prompt_mask"][chosen].sum(1).max())
+        completion = int(rows["completion_mask"][chosen].sum(1).max())
+        new = dict(batch)
+        for key, value in rows.items():
+            taken = value[chosen]
+            if value.dim() == 2:
+                taken = taken[:, -prompt:] if key.startswith("prompt_") else taken[:, :completion]
+            new[key] = taken
+        out.append(new)
+    return out
+
+
+class TTRLTrainer(GRPOTrainer):
+    """GRPO on pseudo-labels.
+
+    `gold` (question id -> key of the true label) is for diagnostics, and for a reward that declares
+    `needs_gold`; nothing else reads it. `on_step` is called after every step, on the main process.
+    """
+
+    _buffered_inputs: list[dict[str, torch.Tensor]]  # TRL's: the forward passes of the step under way
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        engine: Engine,
+        experiment: Experiment,
+        prompts: Mapping[str, list[int]],
+        gold: Mapping[str, str] | None,
+        folder: Path,
+        on_step: Callable[[StepResult], None],
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        self.experiment, self.engine, self.prompts = experiment, engine, prompts
+        self.gold, self.on_step = gold, on_step
+        self.reward = REWARDS[experiment.reward]
+        if self.reward.needs_gold and gold is None:
+            raise UserError(f"reward: {experiment.reward!r} reads true labels, and the task has none")
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        self.plan = plan_batches(experiment, len(prompts), processes)
+        self._pending: _Pending | None = None
+        self._step_started = 0.0
+        super().__init__(
+            model=model,
+            reward_funcs=_given_rewards,
+            args=_arguments(experiment, self.plan, folder, processes),
+            # Questions travel by id: the rollout looks up everything else, and no label can come along.
+            train_dataset=Dataset.from_dict({"prompt": list(prompts)}),
+            processing_class=tokenizer,
+            callbacks=callbacks,
+            rollout_func=TTRLTrainer._rollout,
+        )
+        self.remove_callback(PrinterCallback)  # the record has every number
+
+    @property
+    def steps_done(self) -> int:
+        """Whole steps behind us."""
+        return int(self.state.global_step // self.experiment.train.updates_per_step)
+
+    # -- rollout -> vote -> reward ---------------------------------------------------------------
+
+    @staticmethod
+    def _rollout(prompts: list[str], trainer: TTRLTrainer) -> dict[str, list[Any]]:
+        """TRL's rollout hook: `prompts` holds each of this process's question ids G times in a row."""
+        return trainer._sample_and_vote(prompts[:: trainer.num_generations])
+
+    def _sample_and_vote(self, ids: list[str]) -> dict[str, list[Any]]:
+        started = time.perf_counter()
+        settings = self.experiment.rollout
+        seed = derive_seed(self.experiment.seeds.rl, "rollout", self.steps_done)
+        samples = self.engine.sample(
+            [self.prompts[i] for i in ids],
+            uniforms(seed, ids, settings.votes, settings.max_new_tokens),
+            Sampling(settings.temperature, settings.top_p, settings.max_new_tokens),
+        )
+        sampled = time.perf_counter()
+        mine = [self._vote_on(question, q, samples, seed) for q, question in enumerate(ids)]
+        # A reward may compare questions with one another, and so may a metric: they see every process's.
+        groups: list[_Group] = gather_object(mine)
+        rollouts = Rollouts(
+            [group.question_id for group in groups],
+            [group.keys for group in groups],
+            [group.vote for group in groups],
+            self._gold_of(groups) if self.reward.needs_gold else None,
+            derive_seed(seed, "reward"),
+        )
+        rewards_QN = self.reward.function(rollouts)
+        voted = time.perf_counter()
+        self._pending = _Pending(groups, rollouts, rewards_QN, sampled - started, voted - sampled)
+        first = self.accelerator.process_index * len(ids)
+        rows = [(q, int(n)) for q, group in enumerate(mine) for n in group.trained]
+        return {
+            "prompt_ids": [self.prompts[ids[q]] for q, _ in rows],
+            "completion_ids": [samples.ids(q, n) for q, n in rows],
+            "logprobs": [samples.logprobs(q, n) for q, n in rows],
+            "reward": [float(rewards_QN[first + q, n]) for q, n in rows],
+        }
+
+    def _vote_on(self, question: str, q: int, samples: Samples, seed: int) -> _Group:
+        """Decode, extract and vote on one question's samples, and draw those that train."""
+        n, g = self.experiment.rollout.votes, self.experiment.rollout.trained
+        texts = self.processing_class.batch_decode([samples.ids(q, i) for i in range(n)], skip_special_tokens=True)
+        answers = [extract(text) for text in texts]
+        lengths = samples.lengths_QN[q]
+        return _Group(
+            question_id=question,
+            texts=texts,
+            answers=answers,
+            keys=[canonical(answer) for answer in answers],
+            vote=vote(answers, derive_seed(seed, "tie", question)),
+            trained=np.sort(generator(seed, "trained", question).permutation(n)[:g]),
+            lengths=lengths,
+            finished=samples.finished_QN[q],
+            mean_logprobs=samples.logprobs_QNT[q].sum(axis=1, dtype=np.float64) / lengths,
+            entropy=float(samples.entropies_QNT[q].sum(dtype=np.float64)),
+            prompt_tokens=len(self.prompts[question]),
+        )
+
+    def _gold_of(self, groups: Sequence[_Group]) -> list[str]:
+        assert self.gold is not None
+        return [self.gold[group.question_id] for group in groups]
+
+    # -- update ----------------------------------------------------------------------------------
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, torch.Tensor]:
+        """TRL's batches, with each update's samples sorted by length over its forward passes and unpadded.
+
+        TRL pads all of them to the longest of the rollout. The loss is a sum over tokens, so which
+        forward pass a sample belongs to changes it by rounding alone.
+        """
+        inputs = super()._prepare_inputs(generation_batch)
+        if self.model.training and self._step % self.plan.forwards_per_step == 0:
+            batches, size = self._buffered_inputs, self.plan.accumulation
+            self._buffered_inputs = [
+                batch
+                for start in range(0, len(batches), size)
+                for batch in sort_by_length(batches[start : start + size])
+            ]
+            inputs = self._buffered_inputs[0]
+        return inputs
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        self._trainer_logps = found[0].detach()
+        return found
+
+    def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
+        """TRL's loss. At a step's first update it also measures how far the sampler's model is from ours.
+
+        Until the weights move, the sampler's log-probabilities must be the trainer's: a gap means a
+        stale or wrong copy of the weights, or lower precision.
+        """
+        loss = super()._compute_loss(model, inputs)
+        if self._pending is not None and self._step % self.plan.forwards_per_step < self.plan.accumulation:
+            gap = (self._trainer_logps - inputs["sampling_per_token_logps"]).abs() * inputs["completion_mask"]
+            self._metrics["train"]["sampler_gap"].append(float(self.accelerator.gather(gap.max()).max()))
+        return loss
+
+    # -- bookkeeping -----------------------------------------------------------------------------
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self._pending is None:
+            self._step_started = time.perf_counter()
+        return super().training_step(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Called by the Trainer after the last update of every step (and once at the end, without a rollout)."""
+        sampler_gap = self._metrics["train"].pop("sampler_gap", [])
+        super().log(logs, start_time)
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        seconds = time.perf_counter() - self._step_started
+        groups, step = pending.groups, self.steps_done
+        trained_QG = np.stack([group.trained for group in groups])
+        values: dict[str, float | None] = dict(metrics.label_free(pending.rollouts, pending.rewards_QN))
+        if self.gold is not None:
+            gold_Q = self._gold_of(groups)
+            values.update(metrics.label_based(pending.rollouts, gold_Q, pending.rewards_QN, trained_QG))
+        sampled = sum(int(group.lengths.sum()) for group in groups)
+        result = StepResult(
+            step=step,
+            metrics={
+                **values,
+                "entropy": sum(group.entropy for group in groups) / sampled,
+                "mean_tokens": sampled / pending.rewards_QN.size,
+                "truncation_rate": 1 - float(np.mean([group.finished.mean() for group in groups])),
+                "loss": logs["loss"],
+                "grad_norm": float(logs["grad_norm"]),
+                "learning_rate": logs["learning_rate"],
+                "clip_ratio": logs["clip_ratio/region_mean"],
+                "sampler_gap": max(sampler_gap),
+                **({"kl": logs["kl"]} if "kl" in logs else {}),
+            },
+            timings={
+                "seconds": seconds,
+                "sampling_seconds": pending.sampling_seconds,
+                "voting_seconds": pending.voting_seconds,
+                "training_seconds": seconds - pending.sampling_seconds - pending.voting_seconds,
+                "sampled_tokens_per_second": sampled / pending.sampling_seconds,
+            },
+            votes=[_vote_row(step, group, self.gold) for group in groups],
+            samples=[
+                row
+                for group, rewards in zip(groups, pending.rewards_QN, strict=True)
+                for row in _sample_rows(step, group, rewards)
+            ],
+            tokens_sampled=sampled,
+            tokens_trained=sum(
+                int(group.lengths[group.trained].sum()) + group.prompt_tokens * len(group.trained) for group in groups
+            ),
+            tokens_prompt=sum(group.prompt_tokens for group in groups),
+        )
+        if self.accelerator.is_main_process:
+            self.on_step(result)
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> RepeatSampler:
+        sampler = super()._get_train_sampler(dataset)
+        sampler.__class__ = _EpochSampler
+        return sampler
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """No card beside every checkpoint: the record says more than TRL's template."""
+
+
+def _vote_row(step: int, group: _Group, gold: Mapping[str, str] | None) -> Row:
+    v = group.vote
+    top = list(v.counts.values())
+    key = gold[group.question_id] if gold is not None else None
+    return {
+        "step": step,
+        "question_id": group.question_id,
+        "label": v.label,
+        "label_key": v.key,
+        "top_count": top[0] if top else 0,
+        "second_count": top[1] if len(top) > 1 else 0,
+        "gold_count": v.counts.get(key, 0) if key is not None else None,
+        "label_correct": v.key == key if key is not None else None,
+        "n": v.n,
+        "classes": len(v.counts),
+        "tied": v.tied,
+        "abstained": v.abstained,
+    }
+
+
+def _sample_rows(step: int, group: _Group, rewards_N: np.ndarray) -> list[Row]:
+    trained = set(group.trained.tolist())
+    return [
+        {
+            "step": step,
+            "question_id": group.question_id,
+            "sample": n,
+            "text": text,
+            "answer": group.answers[n],
+            "key": group.keys[n],
+            "reward": float(rewards_N[n]),
+            "trained": n in trained,
+            "tokens": int(group.lengths[n]),
+            "finished": bool(group.finished[n]),
+            "mean_logprob": float(group.mean_logprobs[n]),
+        }
+        for n, text in enumerate(group.texts)
+    ]
+
+
+def _arguments(experiment: Experiment, plan: Plan, folder: Path, processes: int) -> GRPOConfig:
+    train, rollout = experiment.train, experiment.rollout
+    cuda = torch.cuda.is_available()
+    return GRPOConfig(
+        output_dir=str(folder),
+        seed=derive_seed(experiment.seeds.rl, "trainer") & SEED_MASK,
+        num_generations=rollout.trained,
+        temperature=rollout.temperature,
+        max_completion_length=rollout.max_new_tokens,
+        per_device_train_batch_size=plan.microbatch,
+        gradient_accumulation_steps=plan.accumulation,
+        steps_per_generation=plan.forwards_per_step,
+        max_steps=train.steps * train.updates_per_step,
+        logging_steps=train.updates_per_step,
+        logging_nan_inf_filter=False,  # a NaN loss must show as one
+        learning_rate=train.learning_rate,
+        lr_scheduler_type=train.schedule if train.schedule == "cosine" else "constant_with_warmup",
+        warmup_steps=train.warmup_updates,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.gradient_clip,
+        save_strategy="no",  # checkpoints are asked for at the end of whole steps (run.py)
+        save_total_limit=2,
+        gradient_checkpointing=False,
+        bf16=cuda,
+        use_cpu=not cuda,
+        ddp_backend="gloo" if processes > 1 and not cuda else None,
+        ddp_find_unused_parameters=False if processes > 1 else None,
+        dataloader_pin_memory=cuda,
+        disable_tqdm=True,
+        report_to="none",
+        **grpo.trl_arguments(experiment.algorithm),
+    )
