@@ -373,17 +373,8 @@ def test_wandb_gets_what_the_record_got(tmp_path, monkeypatch):
 
 
 def read_wandb(path: Path) -> list[dict]:
-    """History rows of a .wandb file."""
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal import datastore
-
-    store = datastore.DataStore()
-    store.open_for_scan(str(path))
-    rows = []
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
-            items = record.history.item
-            rows.append({(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in items})
-    return rows
+    """History rows of a .wandb file, as W&B's own command reads them."""
+    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    records = (json.loads(line) for line in done.stdout.splitlines())
+    return [record["history"]["item"] for record in records if record["type"] == "history"]

@@ -57,9 +57,8 @@ class KeepGradients(TrainerCallback):
         self.trainer.gradients.append({n: p.grad.clone() for n, p in model.named_parameters()})
 
 
-def make(experiment, tmp_path, gold="own", double=False):
+def make(experiment, tmp_path, gold="own"):
     model, tokenizer = load_model(experiment.model)
-    model = model.double() if double else model
     task = load_task(experiment.task, experiment.seeds.draw)
     answers = {q.id: q.answer for q in task.questions}
     if gold == "shuffled":
@@ -79,10 +78,15 @@ def make(experiment, tmp_path, gold="own", double=False):
     return trainer, results
 
 
-def relative(found, expected):
-    """Norm of the difference over the norm, all parameters together."""
-    difference = sum((found[name] - expected[name]).square().sum() for name in expected)
-    return float((difference / sum(g.square().sum() for g in expected.values())).sqrt())
+def flat(gradient):
+    return torch.cat([gradient[name].flatten() for name in sorted(gradient)])
+
+
+def assert_same_gradient(found, expected):
+    """Equal to 1e-6 in every entry; and to 1e-5 of the norm, which no entry's smallness can feign."""
+    difference = flat(found) - flat(expected)
+    assert difference.abs().max() < 1e-6
+    assert difference.norm() / flat(expected).norm() < 1e-5
 
 
 def test_the_gradient_is_that_of_the_reference(tmp_path):
@@ -106,7 +110,12 @@ def test_the_gradient_is_that_of_the_reference(tmp_path):
         )
     assert 0 < sum(r for group in groups for _, _, r in group) < len(ids) * g
     expected = reference.gradient(initial, groups, experiment.rollout.temperature)
-    assert relative(trainer.gradients[0], expected) < 1e-6
+    assert_same_gradient(trainer.gradients[0], expected)
+    # The check can fail: one flipped reward is seen.
+    prompt, completion, reward = groups[0][0]
+    groups[0][0] = (prompt, completion, 1 - reward)
+    with pytest.raises(AssertionError):
+        assert_same_gradient(trainer.gradients[0], reference.gradient(initial, groups, 1.0))
 
 
 def test_the_gradient_does_not_depend_on_the_microbatch(tmp_path):
@@ -114,7 +123,7 @@ def test_the_gradient_does_not_depend_on_the_microbatch(tmp_path):
     parts, _ = make(change(train={"steps": 1, "microbatch": 16}), tmp_path / "b")
     whole.train()
     parts.train()
-    assert relative(parts.gradients[0], whole.gradients[0]) < 1e-6
+    assert_same_gradient(parts.gradients[0], whole.gradients[0])
 
 
 def test_advantages_are_trl_s(tmp_path):

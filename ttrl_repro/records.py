@@ -130,7 +130,7 @@ class Record:
             "state": "running",
             "created": now(),
             "ended": None,
-            "command": sys.argv,
+            "command": ["ttrl", *sys.argv[1:]],
             "config_hash": experiment.cell_hash(),
             "seeds": experiment.seeds.model_dump(),
             **facts,

@@ -1,0 +1,94 @@
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from ttrl_repro.errors import UserError
+from ttrl_repro.records import Record, read_jsonl
+
+VOTE = {
+    "question_id": "q", "label": "1", "label_key": "1", "top_count": 3, "second_count": 1, "gold_count": None,
+    "label_correct": None, "n": 4, "classes": 2, "tied": 1, "abstained": 0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def record(tmp_path, experiment):
+    return Record.create(tmp_path / "run", experiment, {"model": {}, "task": {}})
+
+
+def add(record, *steps):
+    for step in steps:
+        record.write_votes(step, [{"step": step, **VOTE}])
+        record.append("metrics.jsonl", {"step": step, "majority_ratio": 0.75})
+        record.append("timings.jsonl", {"step": step, "seconds": 1.0})
+
+
+def steps(record):
+    return pq.read_table(record.folder / "votes.parquet")["step"].to_pylist()
+
+
+def test_close_merges_the_votes(record):
+    add(record, 1, 2, 3)
+    record.close("finished")
+    assert steps(record) == [1, 2, 3]
+    assert not (record.folder / "votes").exists()
+    manifest = json.loads((record.folder / "manifest.json").read_text())
+    assert manifest["state"] == "finished"
+    assert manifest["ended"] >= manifest["created"]
+
+
+@pytest.mark.parametrize("closed", [True, False])  # interrupted, or killed
+def test_rewind_drops_what_came_later(record, closed):
+    add(record, 1, 2, 3)
+    if closed:
+        record.close("interrupted")
+    (record.folder / "predictions.jsonl").write_text("{}\n")
+    record.rewind(2)
+    assert [row["step"] for row in read_jsonl(record.folder / "metrics.jsonl")] == [1, 2]
+    assert not (record.folder / "predictions.jsonl").exists()
+    assert Record.reopen(record.folder).manifest["steps_done"] == 2
+    add(record, 3)
+    record.close("finished")
+    assert steps(record) == [1, 2, 3]
+
+
+def test_rewind_forgives_a_line_that_a_kill_cut_off(record):
+    add(record, 1)
+    with (record.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "major')
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 2: not valid JSON"):
+        read_jsonl(record.folder / "metrics.jsonl")
+    record.rewind(1)
+    assert len(read_jsonl(record.folder / "metrics.jsonl")) == 1
+
+
+def test_nan_cannot_be_written(record):
+    with pytest.raises(ValueError):
+        record.append("metrics.jsonl", {"step": 1, "loss": float("nan")})
+
+
+def test_damaged_or_foreign_records_are_refused(record):
+    path = record.folder / "manifest.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "schema_version": 0}))
+    with pytest.raises(UserError, match="schema_version is 0, this program reads 1"):
+        Record.reopen(record.folder)
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"manifest.json: not valid JSON"):
+        Record.reopen(record.folder)
+
+
+def test_the_config_of_a_record(record, experiment):
+    assert Record.reopen(record.folder).experiment() == experiment
+    (record.folder / "config.yaml").write_text("name: [")
+    with pytest.raises(UserError, match="cannot read the run's config"):
+        Record.reopen(record.folder).experiment()
+
+
+def test_the_manifest_says_what_ran(record, experiment):
+    manifest = record.manifest
+    assert manifest["config_hash"] == experiment.cell_hash()
+    assert manifest["seeds"] == {"base": 0, "draw": 0, "rl": 0}
+    assert manifest["environment"]["packages"]["torch"]
+    assert manifest["environment"]["cores"] >= 1
