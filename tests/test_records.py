@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ttrl_repro.errors import UserError
-from ttrl_repro.records import Record, read_jsonl
+from ttrl_repro.records import Record, keep_compact, read_jsonl
 
 VOTE = {
     "question_id": "q", "label": "1", "label_key": "1", "top_count": 3, "second_count": 1, "gold_count": None,
@@ -92,3 +92,19 @@ def test_the_manifest_says_what_ran(record, experiment):
     assert manifest["seeds"] == {"base": 0, "draw": 0, "rl": 0}
     assert manifest["environment"]["packages"]["torch"]
     assert manifest["environment"]["cores"] >= 1
+
+
+def test_a_compact_record_has_what_figures_need(record, tmp_path):
+    add(record, 1)
+    record.write_samples(1, [])
+    record.write_eval(0, [])
+    with pytest.raises(UserError, match="this run is running; only a finished one is kept"):
+        keep_compact(record.folder, tmp_path / "kept")
+    record.close("finished")
+    keep_compact(record.folder, tmp_path / "kept")
+    names = {str(path.relative_to(tmp_path / "kept")) for path in (tmp_path / "kept").rglob("*")}
+    assert names == {
+        "manifest.json", "config.yaml", "metrics.jsonl", "votes.parquet", "eval", "eval/step-000000.parquet",
+    }  # fmt: skip
+    with pytest.raises(UserError, match="is not empty"):
+        keep_compact(record.folder, tmp_path / "kept")

@@ -299,6 +299,31 @@ def test_eval_command(finished, tmp_path):
     assert len(pq.read_table(tmp_path / "answers.parquet")) == 83 * 5
 
 
+def test_two_processes_vote_and_train_as_one(tmp_path):
+    """torchrun with gloo: each process samples half of the questions; labels and updates are the same."""
+    experiment = tmp_path / "e2e.yaml"
+    content = config(train={"steps": 2, "questions_per_step": 10, "microbatch": 20, "learning_rate": 1e-4})
+    experiment.write_text(yaml.safe_dump(content))
+    start(Experiment.model_validate(content), tmp_path / "one")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "ttrl_repro.cli", "run", str(experiment), "--out", str(tmp_path / "two")]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("record: ") == 1  # one process speaks
+    one, two = (sorted_votes(tmp_path / name) for name in ("one", "two"))
+    assert one[:10] == two[:10]  # the first step, from the same weights: bitwise
+    first, second = (read_jsonl(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    assert first[0]["label_accuracy"] == second[0]["label_accuracy"]
+    for a, b in zip(first, second, strict=True):
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+        assert a["tie_rate"] == b["tie_rate"]
+
+
+def sorted_votes(folder: Path) -> list[dict]:
+    return sorted(pq.read_table(folder / "votes.parquet").to_pylist(), key=lambda r: (r["step"], r["question_id"]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

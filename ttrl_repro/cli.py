@@ -7,11 +7,14 @@ import sys
 import warnings
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ttrl_repro.errors import Interrupted, UserError
+
+if TYPE_CHECKING:
+    from ttrl_repro.records import Record
 
 
 class Split(StrEnum):
@@ -44,9 +47,8 @@ def run(
     folder = out or Path("runs") / name
     prepare_process()
     from ttrl_repro import run as runner
-    from ttrl_repro.report import print_report
 
-    print_report(runner.start(config, folder).folder)
+    print_outcome(runner.start(config, folder))
 
 
 @app.command()
@@ -56,9 +58,8 @@ def resume(
     """Continue a run from its newest checkpoint, to the same result as if it had never stopped."""
     prepare_process()
     from ttrl_repro import run as runner
-    from ttrl_repro.report import print_report
 
-    print_report(runner.resume(record).folder)
+    print_outcome(runner.resume(record))
 
 
 @app.command()
@@ -121,6 +122,27 @@ def pretrain(
     print(f"base written to {pretrain_base(loaded, seed, out)}")
 
 
+@app.command()
+def keep(
+    record: Annotated[Path, typer.Argument(help="folder of a finished run")],
+    folder: Annotated[Path, typer.Argument(help="where the compact record goes, as paper_figures/data/demo/r0")],
+) -> None:
+    """Copy a run's compact record: all that figures need, without sampled texts and checkpoints."""
+    from ttrl_repro.records import keep_compact
+
+    keep_compact(record, folder)
+    print(f"compact record: {folder}")
+
+
+def print_outcome(record: Record) -> None:
+    """The table of a run that has just ended, once."""
+    from ttrl_repro.processes import processes
+    from ttrl_repro.report import print_report
+
+    if processes().is_main_process:
+        print_report(record.folder)
+
+
 def prepare_process() -> None:
     """Settings that must stand before PyTorch is loaded, and quieter libraries. The user's own win."""
     # Waiting threads sleep instead of spinning: on a busy machine spinning slows OpenMP 4 to 10 times.
@@ -129,8 +151,8 @@ def prepare_process() -> None:
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("WANDB_SILENT", "true")
-    # TRL calls a method that transformers has renamed.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    # TRL still uses names that transformers has changed.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
     import transformers
 
     transformers.logging.set_verbosity_error()

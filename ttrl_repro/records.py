@@ -253,6 +253,22 @@ def read_eval(folder: Path) -> list[dict[str, Any]]:
     return [row for part in parts for row in pq.read_table(part, schema=EVAL).to_pylist()]
 
 
+def keep_compact(source: Path, target: Path) -> None:
+    """Copy what figures and tables are made from: no sampled texts, checkpoints, timings or W&B files.
+
+    Raises UserError unless `source` is a finished run and `target` is free.
+    """
+    manifest = Record.reopen(source).manifest
+    if manifest["state"] != "finished":
+        raise UserError(f"{source}: this run is {manifest['state']}; only a finished one is kept")
+    if target.exists() and any(target.iterdir()):
+        raise UserError(f"{target}: is not empty; give another folder")
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("manifest.json", "config.yaml", "metrics.jsonl", "votes.parquet"):
+        shutil.copyfile(source / name, target / name)
+    shutil.copytree(source / "eval", target / "eval", dirs_exist_ok=True)
+
+
 def refuse_occupied(folder: Path, experiment: Experiment) -> None:
     """Raise UserError if `folder` is taken, saying by what."""
     if folder.exists() and not folder.is_dir():

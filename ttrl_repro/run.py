@@ -13,7 +13,6 @@ from types import FrameType
 from typing import Any
 
 import pyarrow.parquet as pq
-from accelerate import PartialState
 from filelock import FileLock, Timeout
 from transformers import (
     PreTrainedModel,
@@ -30,6 +29,7 @@ from ttrl_repro.config import Experiment
 from ttrl_repro.errors import Interrupted, UserError
 from ttrl_repro.evaluate import GREEDY, Protocol, evaluate
 from ttrl_repro.models import load_model
+from ttrl_repro.processes import processes
 from ttrl_repro.progress import Progress
 from ttrl_repro.prompts import encode_prompts
 from ttrl_repro.records import Record, Row, refuse_occupied, write_atomic
@@ -71,7 +71,7 @@ def prepare(experiment: Experiment) -> Setup:
         evaluated.append(load_task(name, draw))
     if REWARDS[experiment.reward].needs_gold and not task.labelled:
         raise UserError(f"reward: {experiment.reward!r} reads true labels, and {experiment.task} has no answers")
-    plan_batches(experiment, len(task.questions), PartialState().num_processes)
+    plan_batches(experiment, len(task.questions), processes().num_processes)
     model, tokenizer = load_model(experiment.model, experiment.seeds.base)
     prompts = {f"{t.name}/{t.split}": encode_prompts(t.questions, tokenizer, experiment.prompt) for t in evaluated}
     _refuse_too_long(experiment, model, prompts)
@@ -95,7 +95,12 @@ def start(experiment: Experiment, folder: Path) -> Record:
     """Run an experiment into `folder`. Raises UserError, Interrupted, or what went wrong."""
     refuse_occupied(folder, experiment)
     setup = prepare(experiment)
-    record = Record.create(folder, experiment, _facts(setup))
+    state = processes()
+    state.wait_for_everyone()  # nobody looks at the folder any more: the main process may fill it
+    if state.is_main_process:
+        Record.create(folder, experiment, _facts(setup))
+    state.wait_for_everyone()
+    record = Record.reopen(folder)
     with _locked(folder):
         _run(setup, record, None)
     return record
@@ -115,9 +120,13 @@ def resume(folder: Path) -> Record:
             if record.manifest[key] != facts[key]:
                 raise UserError(f"{folder}: the run began with {key} {record.manifest[key]}, now it is {facts[key]}")
         updates = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-        # Without a checkpoint even the base's evaluation is done again: it may be half-written.
-        record.rewind(updates // experiment.train.updates_per_step if checkpoint else -1)
-        checkpoints.drop_incomplete(folder / "checkpoints")
+        state = processes()
+        state.wait_for_everyone()
+        if state.is_main_process:
+            # Without a checkpoint even the base's evaluation is done again: it may be half-written.
+            record.rewind(updates // experiment.train.updates_per_step if checkpoint else -1)
+            checkpoints.drop_incomplete(folder / "checkpoints")
+        state.wait_for_everyone()
         _run(setup, record, checkpoint)
     return record
 
@@ -145,7 +154,7 @@ def _facts(setup: Setup) -> dict[str, Any]:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the record: two processes must not write one run. The lock dies with its process."""
-    state = PartialState()
+    state = processes()
     if not state.is_main_process:
         yield
         return
@@ -203,7 +212,7 @@ class _Checkpointer(TrainerCallback):
 
 
 def _run(setup: Setup, record: Record, checkpoint: Path | None) -> None:
-    main = PartialState().is_main_process
+    main = processes().is_main_process
     stop, folder, experiment = _Stop(), record.folder, setup.experiment
     mirror = Mirror(experiment, folder, record.manifest) if main else None
     state = "failed"

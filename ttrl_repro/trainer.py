@@ -8,7 +8,6 @@ votes and rewards use the same notion of equality.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from ttrl_repro.algorithms import grpo
 from ttrl_repro.answers import canonical, extract
 from ttrl_repro.config import Experiment
 from ttrl_repro.errors import UserError
+from ttrl_repro.processes import processes
 from ttrl_repro.records import Row
 from ttrl_repro.rewards import REWARDS, Rollouts
 from ttrl_repro.rollouts import Engine, Samples, Sampling, uniforms
@@ -195,14 +195,14 @@ class TTRLTrainer(GRPOTrainer):
         self.reward = REWARDS[experiment.reward]
         if self.reward.needs_gold and gold is None:
             raise UserError(f"reward: {experiment.reward!r} reads true labels, and the task has none")
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
-        self.plan = plan_batches(experiment, len(prompts), processes)
+        count = processes().num_processes
+        self.plan = plan_batches(experiment, len(prompts), count)
         self._pending: _Pending | None = None
         self._step_started = 0.0
         super().__init__(
             model=model,
             reward_funcs=_given_rewards,
-            args=_arguments(experiment, self.plan, folder, processes),
+            args=_arguments(experiment, self.plan, folder, count),
             # Questions travel by id: the rollout looks up everything else, and no label can come along.
             train_dataset=Dataset.from_dict({"prompt": list(prompts)}),
             processing_class=tokenizer,
@@ -422,7 +422,7 @@ def _sample_rows(step: int, group: _Group, rewards_N: np.ndarray) -> list[Row]:
     ]
 
 
-def _arguments(experiment: Experiment, plan: Plan, folder: Path, processes: int) -> GRPOConfig:
+def _arguments(experiment: Experiment, plan: Plan, folder: Path, count: int) -> GRPOConfig:
     train, rollout = experiment.train, experiment.rollout
     cuda = torch.cuda.is_available()
     return GRPOConfig(
@@ -447,8 +447,8 @@ def _arguments(experiment: Experiment, plan: Plan, folder: Path, processes: int)
         gradient_checkpointing=False,
         bf16=cuda,
         use_cpu=not cuda,
-        ddp_backend="gloo" if processes > 1 and not cuda else None,
-        ddp_find_unused_parameters=False if processes > 1 else None,
+        ddp_backend="gloo" if count > 1 and not cuda else None,
+        ddp_find_unused_parameters=False if count > 1 else None,
         dataloader_pin_memory=cuda,
         disable_tqdm=True,
         report_to="none",
