@@ -23,15 +23,18 @@ def request(tokenizer, n, temperature=1.0, top_p=1.0, prompts=PROMPTS):
     )
 
 
-def engines(model, tokenizer, rows):
-    eos = end_of_sequence_ids(model, tokenizer)
-    return CpuEngine(model, eos, tokenizer.pad_token_id, rows), GenerateEngine(model, eos, tokenizer.pad_token_id, rows)
+def engines(model, tokenizer, batches=1):
+    """Both engines; with `batches` > 1 they take the questions in several batches."""
+    eos, pad = end_of_sequence_ids(model, tokenizer), tokenizer.pad_token_id
+    if batches > 1:
+        return CpuEngine(model, eos, pad, cache_bytes=1), GenerateEngine(model, eos, pad, rows=8)
+    return CpuEngine(model, eos, pad), GenerateEngine(model, eos, pad)
 
 
-@pytest.mark.parametrize("rows", [1024, 8])  # one batch, and several
+@pytest.mark.parametrize("batches", [1, 4])
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (1.0, 1.0), (0.6, 0.95)])
-def test_the_cpu_engine_is_model_generate(tiny_model, tokenizer, rows, temperature, top_p):
-    cpu, reference = engines(tiny_model, tokenizer, rows)
+def test_the_cpu_engine_is_model_generate(tiny_model, tokenizer, batches, temperature, top_p):
+    cpu, reference = engines(tiny_model, tokenizer, batches)
     ours = cpu.sample(*request(tokenizer, 8, temperature, top_p))
     theirs = reference.sample(*request(tokenizer, 8, temperature, top_p))
     assert np.array_equal(ours.tokens_QNT, theirs.tokens_QNT)
@@ -45,7 +48,7 @@ def test_the_cpu_engine_is_model_generate(tiny_model, tokenizer, rows, temperatu
 
 
 def test_log_probabilities_are_those_of_a_full_forward_pass(tiny_model, tokenizer):
-    cpu, _ = engines(tiny_model, tokenizer, 16)
+    cpu, _ = engines(tiny_model, tokenizer)
     prompts, noise, sampling = request(tokenizer, 6, temperature=0.7)
     samples = cpu.sample(prompts, noise, sampling)
     for q, prompt in enumerate(prompts):
@@ -62,7 +65,7 @@ def test_log_probabilities_are_those_of_a_full_forward_pass(tiny_model, tokenize
 
 
 def test_logits_after_prefill_and_decode(tiny_model, tokenizer):
-    cpu, _ = engines(tiny_model, tokenizer, 16)
+    cpu, _ = engines(tiny_model, tokenizer)
     cpu._pack()
     ids = torch.tensor([tokenizer("47+36*7=").input_ids])
     with torch.inference_mode():
@@ -71,7 +74,7 @@ def test_logits_after_prefill_and_decode(tiny_model, tokenizer):
 
 
 def test_the_engine_follows_the_live_weights(tiny_model, tokenizer):
-    cpu, _ = engines(tiny_model, tokenizer, 64)
+    cpu, _ = engines(tiny_model, tokenizer)
     before = cpu.sample(*request(tokenizer, 2))
     with torch.no_grad():
         tiny_model.model.layers[0].mlp.down_proj.weight.mul_(0)
@@ -80,7 +83,7 @@ def test_the_engine_follows_the_live_weights(tiny_model, tokenizer):
 
 
 def test_a_sample_does_not_depend_on_its_company(tiny_model, tokenizer):
-    cpu, _ = engines(tiny_model, tokenizer, 1024)
+    cpu, _ = engines(tiny_model, tokenizer)
     together = cpu.sample(*request(tokenizer, 8))
     alone = cpu.sample(*request(tokenizer, 8, prompts=PROMPTS[1:2]))
     fewer = cpu.sample(*request(tokenizer, 3))
@@ -91,7 +94,7 @@ def test_a_sample_does_not_depend_on_its_company(tiny_model, tokenizer):
 @pytest.mark.parametrize("top_p", [1.0, 0.8])
 def test_sampled_frequencies(tiny_model, tokenizer, top_p):
     """Chi-square of the first token against the model's own (nucleus) distribution, at a fixed seed."""
-    cpu, _ = engines(tiny_model, tokenizer, 4096)
+    cpu, _ = engines(tiny_model, tokenizer)
     n, prompt = 4000, tokenizer("47+36*7=").input_ids
     tokens = cpu.sample([prompt], uniforms(11, ["q"], n, 1), Sampling(1.0, top_p, 1)).tokens_QNT[0, :, 0]
     with torch.no_grad():
@@ -146,7 +149,7 @@ def test_uniform_streams():
 
 
 def test_refusals(tiny_model, tokenizer):
-    cpu, _ = engines(tiny_model, tokenizer, 8)
+    cpu, _ = engines(tiny_model, tokenizer)
     with pytest.raises(ValueError, match="positions"):
         cpu.sample([[1] * 150], uniforms(0, ["q"], 1, T), Sampling(1.0, 1.0, T))
     with pytest.raises(ValueError, match="empty prompt"):

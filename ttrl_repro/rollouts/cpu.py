@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from ttrl_repro.rollouts.base import Samples, Sampling, pick
 
-ROWS = 1024  # rows decoded together: large enough for matrix products, small enough for the cache
-COMPACT_BELOW = 0.8  # finished rows are dropped once fewer than this share of the batch is alive
+CACHE_BYTES = 512 * 2**20  # of keys and values: as many rows are decoded together as fit in it
+COMPACT_BELOW = 0.85  # finished rows are dropped once fewer than this share of the batch is alive
 
 
 @dataclass
@@ -60,11 +60,11 @@ class CpuEngine:
 
     name = "cpu"
 
-    def __init__(self, model: PreTrainedModel, eos_ids: list[int], pad_id: int, rows: int = ROWS) -> None:
+    def __init__(self, model: PreTrainedModel, eos_ids: list[int], pad_id: int, cache_bytes: int = CACHE_BYTES) -> None:
         reason = unsupported(model)
         if reason:
             raise ValueError(f"the CPU engine cannot run this model: {reason}")
-        self.model, self.rows, self.pad_id = model, rows, pad_id
+        self.model, self.cache_bytes, self.pad_id = model, cache_bytes, pad_id
         self.eos = torch.tensor(sorted(eos_ids))
         config = model.config
         self.heads, self.kv_heads, self.dim = (
@@ -208,7 +208,8 @@ class CpuEngine:
         )
         # Questions of similar prompt length share a batch, which keeps padding small.
         order = sorted(range(n_questions), key=lambda q: (len(prompts[q]), q))
-        per_batch = max(1, self.rows // n)
+        bytes_per_row = longest * self.kv_heads * self.dim * 4 * 2 * len(self.layers)
+        per_batch = max(1, self.cache_bytes // (bytes_per_row * n))
         for start in range(0, n_questions, per_batch):
             questions = order[start : start + per_batch]
             self._sample_batch([prompts[q] for q in questions], questions, uniforms_QNT, sampling, out)

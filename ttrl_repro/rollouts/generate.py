@@ -45,47 +45,50 @@ class GenerateEngine:
         n_questions, n, _ = uniforms_QNT.shape
         if n_questions != len(prompts):
             raise ValueError(f"uniforms of shape {uniforms_QNT.shape} do not fit {len(prompts)} prompts")
-        limit = sampling.max_new_tokens
-        shape = (n_questions * n, limit)
+        rows = [q for q in range(n_questions) for _ in range(n)]  # the question of every row
+        uniforms_RT = torch.from_numpy(uniforms_QNT.reshape(len(rows), -1)).to(self.model.device)
+        # Rows of similar prompt length share a batch, which keeps padding small.
+        order = sorted(range(len(rows)), key=lambda row: (len(prompts[rows[row]]), row))
+        shape = (len(rows), sampling.max_new_tokens)
         tokens_RT = np.zeros(shape, np.int64)
         logprobs_RT, entropies_RT = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        lengths_R, finished_R = np.zeros(shape[0], np.int64), np.zeros(shape[0], bool)
-        uniforms_RT = torch.from_numpy(uniforms_QNT.reshape(shape[0], -1)).to(self.model.device)
         was_training = self.model.training
         self.model.eval()
-        order = sorted(range(shape[0]), key=lambda row: (len(prompts[row // n]), row))
-        for start in range(0, shape[0], self.rows):
-            rows = order[start : start + self.rows]
-            self._generate([prompts[row // n] for row in rows], rows, uniforms_RT, sampling, tokens_RT,
-                           logprobs_RT, entropies_RT, lengths_R, finished_R)  # fmt: skip
+        for start in range(0, len(order), self.rows):
+            batch = order[start : start + self.rows]
+            tokens, logprobs, entropies = self._generate(
+                [prompts[rows[row]] for row in batch], uniforms_RT[batch], sampling
+            )
+            width = tokens.shape[1]
+            tokens_RT[batch, :width] = tokens
+            logprobs_RT[batch, :width], entropies_RT[batch, :width] = logprobs, entropies
         self.model.train(was_training)
+        # After its end-of-sequence token a row went on as padding: none of that is part of the sample.
+        ends_RT = np.isin(tokens_RT, self.eos_ids)
+        finished_R = ends_RT.any(axis=1)
+        lengths_R = np.where(finished_R, ends_RT.argmax(axis=1) + 1, sampling.max_new_tokens)
+        beyond_RT = np.arange(shape[1]) >= lengths_R[:, None]
+        for array in (tokens_RT, logprobs_RT, entropies_RT):
+            array[beyond_RT] = 0
         return Samples(
-            tokens_RT.reshape(n_questions, n, limit),
+            tokens_RT.reshape(n_questions, n, -1),
             lengths_R.reshape(n_questions, n),
             finished_R.reshape(n_questions, n),
-            logprobs_RT.reshape(n_questions, n, limit),
-            entropies_RT.reshape(n_questions, n, limit),
+            logprobs_RT.reshape(n_questions, n, -1),
+            entropies_RT.reshape(n_questions, n, -1),
         )
 
     def _generate(
-        self,
-        prompts: list[list[int]],
-        rows: list[int],
-        uniforms_RT: torch.Tensor,
-        sampling: Sampling,
-        tokens_RT: np.ndarray,
-        logprobs_RT: np.ndarray,
-        entropies_RT: np.ndarray,
-        lengths_R: np.ndarray,
-        finished_R: np.ndarray,
-    ) -> None:
+        self, prompts: list[list[int]], uniforms_RT: torch.Tensor, sampling: Sampling
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens, log-probabilities and entropies of one batch, each (rows, longest completion)."""
         width = max(len(prompt) for prompt in prompts)
-        ids = torch.full((len(rows), width), self.pad_id, device=self.model.device)
+        ids = torch.full((len(prompts), width), self.pad_id, device=self.model.device)
         mask = torch.zeros_like(ids)
         for i, prompt in enumerate(prompts):
             ids[i, width - len(prompt) :] = torch.tensor(prompt, device=self.model.device)
             mask[i, width - len(prompt) :] = 1
-        picker = _Picker(uniforms_RT[rows], width, sampling)
+        picker = _Picker(uniforms_RT, width, sampling)
         # A fresh config: the model's own may carry top_k, penalties or a temperature, which are not ours.
         config = GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
@@ -99,14 +102,8 @@ class GenerateEngine:
             generation_config=config,
             logits_processor=LogitsProcessorList([picker]),
         )
-        new = output[:, width:].cpu().numpy()
-        logprobs = torch.stack(picker.logprobs, 1).cpu().numpy()
-        entropies = torch.stack(picker.entropies, 1).cpu().numpy()
-        for i, row in enumerate(rows):
-            ends = np.isin(new[i], self.eos_ids).nonzero()[0]
-            finished_R[row] = len(ends) > 0
-            length = int(ends[0]) + 1 if len(ends) else new.shape[1]
-            lengths_R[row] = length
-            tokens_RT[row, :length] = new[i, :length]
-            logprobs_RT[row, :length] = logprobs[i, :length]
-            entropies_RT[row, :length] = entropies[i, :length]
+        return (
+            output[:, width:].cpu().numpy(),
+            torch.stack(picker.logprobs, 1).cpu().numpy(),
+            torch.stack(picker.entropies, 1).cpu().numpy(),
+        )
