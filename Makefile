@@ -14,7 +14,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 help:
 	@echo "make demo      one TTRL run on a laptop: table, record and figure (about 6 minutes)"
 	@echo "make test      lint, types and all tests (about 5 minutes)"
-	@echo "make figures   redraw every figure from the committed records"
+	@echo "make figures   redraw every figure and table from the committed records"
 	@echo "make bench     sampling speed beside model.generate"
 	@echo "make controls  oracle, permuted-label and format runs beside the demo's"
 
@@ -46,9 +46,14 @@ test: lint
 
 figures: venv
 	$(BIN)/python paper_figures/fig09_fig12_label_accuracy.py
+	$(BIN)/python paper_figures/table_controls.py
 
 bench: venv
 	$(BIN)/python bench/sampling.py
+
+controls: venv
+	PATH="$(abspath $(BIN)):$$PATH" experiments/controls.sh runs/controls
+	$(BIN)/python paper_figures/table_controls.py runs/controls/* --out runs/controls
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info

@@ -3,7 +3,7 @@
     python bench/sampling.py [--model mini-s] [--repeats 5]
 
 Same model, questions, N and seeds; each engine gets the batch that suits it best (the CPU engine its
-default, `model.generate` the best of several). Writes bench/results/sampling.json.
+default, `model.generate` the best of several). Writes bench/results/sampling.json and .txt.
 """
 
 from __future__ import annotations
@@ -89,10 +89,15 @@ def main(
         rates["model.generate"].append(rate(lambda: generate(loaded, listed, eos, 0, best)))
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ratio = medians["cpu engine"] / medians["model.generate"]
-    print(f"{model}, {len(listed)} questions x {VOTES} samples, {torch.get_num_threads()} threads, tokens per second")
-    for name, values in rates.items():
-        print(f"  {name:15} median {medians[name]:8,.0f}   range {min(values):8,.0f} to {max(values):8,.0f}")
-    print(f"  ratio {ratio:.2f} ({repeats} alternating repeats; model.generate at its best batch, {best} rows)")
+    lines = [
+        f"{model}, {len(listed)} questions x {VOTES} samples, {torch.get_num_threads()} threads, tokens per second"
+    ]
+    lines += [
+        f"  {name:15} median {medians[name]:8,.0f}   range {min(values):8,.0f} to {max(values):8,.0f}"
+        for name, values in rates.items()
+    ]
+    lines.append(f"  ratio {ratio:.2f} ({repeats} alternating repeats; model.generate at its best batch, {best} rows)")
+    print("\n".join(lines))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(
         json.dumps(
@@ -112,6 +117,7 @@ def main(
         )
         + "\n"
     )
+    out.with_suffix(".txt").write_text("\n".join(lines) + "\n")
     print(f"results: {out}")
 
 

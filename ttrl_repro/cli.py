@@ -153,8 +153,10 @@ def prepare_process() -> None:
     os.environ.setdefault("WANDB_SILENT", "true")
     # TRL still uses names that transformers has changed.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
+    import huggingface_hub
     import transformers
 
+    huggingface_hub.utils.logging.set_verbosity_error()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
 

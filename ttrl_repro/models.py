@@ -65,7 +65,7 @@ def load_model(name: str, base_seed: int = 0) -> tuple[PreTrainedModel, PreTrain
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         # transformers says "offline", "not found", "gated" and "corrupted" in its first sentence.
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split()).partition(". ")[0][:300]
         where = "local folder" if Path(source).is_dir() else "hub model"
         raise UserError(
             f"model: cannot load {where} {name!r} ({reason}); check the name and the connection, or give a local folder"

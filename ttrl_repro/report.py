@@ -25,7 +25,7 @@ from ttrl_repro.stats import (
 from ttrl_repro.summary import Line, codes_by_protocol, main_table, mean_majority_ratio
 
 MARKS = {ANSWERS: "a", QUESTIONS: "q"}
-WIDTH = 118  # for output that is no terminal
+WIDTH = 126  # for output that is no terminal
 
 
 def console() -> Console:
@@ -42,15 +42,21 @@ def cell(estimate: Estimate, note: str = "") -> str:
     return f"{estimate.value:.3f} {interval}{note}"
 
 
-def reading(line: Line) -> str:
-    """What TTRL did on a task, by intervals over resampled answers (so: on these questions, these weights)."""
+def reading(line: Line, first_label_accuracy: float | None = None) -> str:
+    """What training did to avg@k, by intervals over resampled answers (so: on these questions, these weights).
+
+    `first_label_accuracy`: of the labels that the first step taught, another majority vote of the base.
+    """
     final = line.final_avg
-    if final.low > line.base_best_maj.high:
-        return "gain: above the base's best majority vote"
+    votes = max(line.base_best_maj.high, first_label_accuracy or 0.0)
+    if final.low > votes:
+        return "gain: avg is above every majority vote of the base"
     if final.low > line.base_best_avg.high:
-        return "sharpening: above the base's best average, not above its majority vote"
+        return "sharpening: avg is above the base's at its best temperature, not above its majority vote"
+    if final.low > line.base_avg.high:
+        return "sharpening: avg is above the base's, not above the base's at its best temperature"
     if final.high < line.base_avg.low:
-        return "loss: below the base"
+        return "loss: avg is below the base's"
     return "no difference that these intervals show"
 
 
@@ -77,8 +83,10 @@ def print_report(folder: Path) -> None:
             f"Checkpoint: {manifest['checkpoint_rule']}.",
             highlight=False,
         )
+        trained = (manifest["task"]["name"], "train")
         for line in lines:
-            out.print(f"{line.task} ({line.split}): {reading(line)}", highlight=False)
+            first = metrics[0].get("label_accuracy") if metrics and (line.task, line.split) == trained else None
+            out.print(f"{line.task} {line.split}: {reading(line, first)}", highlight=False)
     if metrics:
         out.print(_trajectory(metrics))
     cost = manifest["cost"]
@@ -94,7 +102,7 @@ def print_report(folder: Path) -> None:
 
 def _main_table(lines: list[Line], k: int, votes: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for line in lines:
         table.add_column(f"{line.task} {line.split}\n{line.questions} questions", no_wrap=True)
     measures: list[tuple[str, Callable[[Line], str]]] = [

@@ -1,0 +1,77 @@
+"""The trainer's controls: what a run gains over the first majority vote, by source of reward."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy import stats as scipy_stats
+
+from analysis.load import Study
+from ttrl_repro.errors import UserError
+from ttrl_repro.records import Row
+from ttrl_repro.stats import LEVEL, avg_at_k, maj_at_k
+from ttrl_repro.summary import codes_by_protocol
+
+MEASURES = ("base avg", "first maj", "trained avg", "trained maj", "gain", "gain over first maj", "boxed gain")
+
+
+def per_run(study: Study) -> pd.DataFrame:
+    """One row per finished run and split of its task: MEASURES at the run's evaluation temperature.
+
+    `gain`: trained avg minus base avg. `gain over first maj`: trained avg minus the base's maj.
+    `boxed gain`: rise in the share of samples with an answer, the part of a gain that is format.
+    """
+    rows = []
+    for run in study.runs[study.runs["state"] == "finished"].to_dict("records"):
+        mine = study.answers[(study.answers["run"] == run["run"]) & (study.answers["task"] == run["trained_task"])]
+        answers: list[Row] = [{str(k): v for k, v in row.items()} for row in mine.to_dict("records")]
+        codes = codes_by_protocol(answers)
+        for split in dict.fromkeys(split for _, split, _, _ in codes):
+            first = codes[run["trained_task"], split, 0, run["temperature"]]
+            last = codes[run["trained_task"], split, run["steps_done"], run["temperature"]]
+            k = run["k"]
+            base, trained, vote = avg_at_k(first[:, :k]), avg_at_k(last[:, :k]), maj_at_k(first)
+            values = (base, vote, trained, maj_at_k(last), trained - base, trained - vote,
+                      float((last[:, :k] >= 0).mean() - (first[:, :k] >= 0).mean()))  # fmt: skip
+            replicate = f"b{run['seed_base']}-d{run['seed_draw']}-r{run['seed_rl']}"
+            rows.append(
+                {"reward": run["reward"], "split": split, "replicate": replicate}
+                | dict(zip(MEASURES, values, strict=True))
+            )
+    if not rows:
+        raise UserError("no finished run with an evaluation")
+    return pd.DataFrame(rows)
+
+
+def summarise(runs: pd.DataFrame) -> pd.DataFrame:
+    """Mean and t interval over replicates of every measure: reward, split, n, measure, mean, low, high."""
+    rows = []
+    for reward, split in runs[["reward", "split"]].drop_duplicates().itertuples(index=False):
+        group = runs[(runs["reward"] == reward) & (runs["split"] == split)]
+        n = len(group)
+        for measure in MEASURES:
+            values = group[measure].to_numpy()
+            half = np.nan
+            if n > 1:
+                half = scipy_stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
+            mean = float(values.mean())
+            rows.append(
+                {"reward": reward, "split": split, "n": n, "measure": measure, "mean": mean,
+                 "low": mean - half, "high": mean + half}
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def markdown(summary: pd.DataFrame) -> str:
+    """The summary as a table: a row per reward and split, a column per measure."""
+    lines = [
+        "| reward | split | n | " + " | ".join(MEASURES) + " |",
+        "|---" * (3 + len(MEASURES)) + "|",
+    ]
+    for (reward, split), group in summary.groupby(["reward", "split"], sort=False):
+        cells = []
+        for row in group.to_dict("records"):
+            interval = "" if np.isnan(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]"
+            cells.append(f"{row['mean']:.3f}{interval}")
+        lines.append(f"| {reward} | {split} | {group['n'].iloc[0]} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
