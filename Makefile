@@ -16,7 +16,7 @@ help:
 	@echo "make test      lint, types and all tests (about 5 minutes)"
 	@echo "make figures   redraw every figure and table from the committed records"
 	@echo "make bench     sampling speed beside model.generate"
-	@echo "make controls  oracle, permuted-label and format runs beside the demo's"
+	@echo "make controls  majority, oracle, permuted-label and format rewards, 3 replicates each (25 minutes)"
 
 venv: $(STAMP)
 

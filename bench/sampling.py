@@ -89,9 +89,7 @@ def main(
         rates["model.generate"].append(rate(lambda: generate(loaded, listed, eos, 0, best)))
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ratio = medians["cpu engine"] / medians["model.generate"]
-    lines = [
-        f"{model}, {len(listed)} questions x {VOTES} samples, {torch.get_num_threads()} threads, tokens per second"
-    ]
+    lines = [f"{model}, {len(listed)} questions x {VOTES} samples, {torch.get_num_threads()} threads, tokens/s"]
     lines += [
         f"  {name:15} median {medians[name]:8,.0f}   range {min(values):8,.0f} to {max(values):8,.0f}"
         for name, values in rates.items()

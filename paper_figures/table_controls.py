@@ -19,7 +19,7 @@ from ttrl_repro.errors import UserError
 
 HERE = Path(__file__).resolve().parent
 NAME = "table_controls"
-CELLS = ("demo", "control-oracle", "control-permuted", "control-format")
+CELLS = ("control-majority", "control-oracle", "control-permuted", "control-format")
 
 
 def main(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -153,10 +154,10 @@ def prepare_process() -> None:
     os.environ.setdefault("WANDB_SILENT", "true")
     # TRL still uses names that transformers has changed.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
-    import huggingface_hub
+    # The hub's retries are warnings; what came of them is an exception.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     import transformers
 
-    huggingface_hub.utils.logging.set_verbosity_error()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
 
