@@ -23,6 +23,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from ttrl_repro.config import Prompt
 from ttrl_repro.models import load_model
+from ttrl_repro.progress import Progress
 from ttrl_repro.prompts import encode_prompts
 from ttrl_repro.records import environment
 from ttrl_repro.rollouts import Sampling, end_of_sequence_ids, make_engine, uniforms
@@ -30,6 +31,7 @@ from ttrl_repro.tasks import load_task
 
 RESULTS = Path(__file__).resolve().parent / "results"
 VOTES, MAX_NEW_TOKENS = 64, 90
+BATCHES = (240, 480, 960, 1920)  # rows of model.generate, of which the best is its peer
 
 
 def generate(model: PreTrainedModel, prompts: list[list[int]], eos: list[int], pad: int, rows: int) -> int:
@@ -79,14 +81,22 @@ def main(
         tokens = work()
         return tokens / (time.perf_counter() - started)
 
-    # The peer's best batch size, found before the measurement.
-    sizes = {rows: rate(lambda rows=rows: generate(loaded, listed, eos, 0, rows)) for rows in (240, 480, 960, 1920)}
-    best = max(sizes, key=sizes.__getitem__)
-    ours(0)
     rates: dict[str, list[float]] = {"cpu engine": [], "model.generate": []}
-    for repeat in range(repeats):
-        rates["cpu engine"].append(rate(lambda repeat=repeat: ours(repeat)))
-        rates["model.generate"].append(rate(lambda: generate(loaded, listed, eos, 0, best)))
+    with Progress() as progress:
+        # The peer's best batch size, found before the measurement.
+        progress.start("best batch of model.generate", len(BATCHES), unit="batch")
+        sizes = {}
+        for rows in BATCHES:
+            sizes[rows] = rate(lambda rows=rows: generate(loaded, listed, eos, 0, rows))
+            progress.advance()
+        progress.finish()
+        best = max(sizes, key=sizes.__getitem__)
+        ours(0)
+        progress.start("sampling", repeats, unit="repeat")
+        for repeat in range(repeats):
+            rates["cpu engine"].append(rate(lambda repeat=repeat: ours(repeat)))
+            rates["model.generate"].append(rate(lambda: generate(loaded, listed, eos, 0, best)))
+            progress.advance()
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ratio = medians["cpu engine"] / medians["model.generate"]
     lines = [f"{model}, {len(listed)} questions x {VOTES} samples, {torch.get_num_threads()} threads, tokens/s"]

@@ -49,11 +49,12 @@ def test_learning_rate():
 
 
 def test_a_base_is_a_function_of_recipe_and_seed_and_learns(tmp_path):
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         one, two, other = (pretrain_base(RECIPE, seed, tmp_path / str(i)) for i, seed in enumerate((0, 0, 1)))
     finally:
-        torch.set_num_threads(torch.get_num_interop_threads())
+        torch.set_num_threads(threads)
     first, second, third = ((p / "model.safetensors").read_bytes() for p in (one, two, other))
     assert first == second
     assert first != third

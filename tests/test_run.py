@@ -377,11 +377,13 @@ def test_bad_input_from_a_real_process(tmp_path):
     assert done.stderr == f"ttrl: {tmp_path / 'none.yaml'}: cannot read the experiment: No such file or directory\n"
 
 
-def test_wandb_gets_what_the_record_got(tmp_path, monkeypatch):
-    """A real offline W&B run, read back from its file."""
+@pytest.mark.parametrize("samples", [False, True])
+def test_wandb_gets_what_the_record_got(tmp_path, monkeypatch, samples):
+    """A real offline W&B run, read back from its file. Sampled texts stay local unless asked for."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = tmp_path / "run"
     content = config(train={"steps": 2, "questions_per_step": 10, "learning_rate": 1e-3})
+    content["tracking"] = {"samples": samples}
     start(Experiment.model_validate(content), folder)
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     history = read_wandb(path)
@@ -393,8 +395,8 @@ def test_wandb_gets_what_the_record_got(tmp_path, monkeypatch):
         assert sent["time/seconds"] > 0
     sent = next(h for h in history if h["_step"] == 0)
     assert "eval/mini-30/train/T=0.6/avg@4" in sent
-    raw = path.read_bytes()
-    assert b"boxed" not in raw  # sampled texts stay off W&B unless tracking.samples is set
+    texts = [file for file in path.parent.rglob("*") if file.is_file() and b"boxed{" in file.read_bytes()]
+    assert bool(texts) == samples
 
 
 def read_wandb(path: Path) -> list[dict]:

@@ -72,12 +72,12 @@ class Progress:
 
     def advance(self, note: str = "", amount: int = 1) -> None:
         """One unit (or `amount`) of the innermost bar is done; `note` stands behind it."""
-        self._bars.update(self._stack[-1], advance=amount, note=note)
         task = self._bars.tasks[self._bars.task_ids.index(self._stack[-1])]
-        # Without a terminal: a line now and then, at most ten a bar.
-        every = max(1, int(task.total or 1) // 10)
-        if self._enabled and not self._console.is_terminal and int(task.completed) % every == 0:
-            self._console.print(f"{task.description}: {task.completed:.0f}/{task.total:.0f} {note}".rstrip())
+        before, total = task.completed, task.total or 1
+        self._bars.update(self._stack[-1], advance=amount, note=note)
+        # Without a terminal: a line for every tenth of the bar.
+        if self._enabled and not self._console.is_terminal and before * 10 // total < task.completed * 10 // total:
+            self._console.print(f"{task.description}: {task.completed:,.0f}/{total:,.0f} {note}".rstrip())
 
     def finish(self) -> None:
         """Close the innermost bar."""

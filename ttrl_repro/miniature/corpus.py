@@ -13,6 +13,7 @@ systematic error is the shared convention. Expressions that tasks draw from neve
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,8 +87,11 @@ def completion_text(expression: Expression, left_to_right: bool, style: Style) -
     return written
 
 
-def documents(corpus: Corpus, seed: int) -> list[Document]:
-    """The corpus of base seed `seed`, in order; reproducible from (corpus, seed) alone."""
+def documents(corpus: Corpus, seed: int, report: Callable[[int], None] = lambda _: None) -> list[Document]:
+    """The corpus of base seed `seed`, in order; reproducible from (corpus, seed) alone.
+
+    `report(tokens)` is called with every document's size.
+    """
     rng = generator(seed, "corpus")
     lengths = np.array(sorted(corpus.terms))
     length_p = np.array([corpus.terms[k] for k in lengths], dtype=float)
@@ -108,4 +112,5 @@ def documents(corpus: Corpus, seed: int) -> list[Document]:
         )
         out.append(Document(prompt, completion))
         total += len(prompt) + len(completion)
+        report(len(prompt) + len(completion))
     return out

@@ -11,7 +11,6 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -106,15 +105,14 @@ def compiling_pays(recipe: Recipe) -> bool:
     return recipe.corpus.tokens >= 1_000_000 and shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
-def pretrain(
-    recipe: Recipe, seed: int, folder: Path, report: Callable[[int, int, float], None] = lambda *_: None
-) -> dict[str, float | int | str]:
+def pretrain(recipe: Recipe, seed: int, folder: Path, progress: Progress) -> dict[str, float | int | str]:
     """Train a base and write it to `folder` (bf16 safetensors, tokenizer, `recipe.json`).
 
-    `report(update, updates, loss)` is called after every update. Returns a summary (tokens, seconds,
-    last losses), which is also in `recipe.json`.
+    Returns a summary (tokens, seconds, final loss), which is also in `recipe.json`.
     """
-    docs = documents(recipe.corpus, seed)
+    progress.start("writing the corpus", recipe.corpus.tokens, unit="token")
+    docs = documents(recipe.corpus, seed, lambda tokens: progress.advance(amount=tokens))
+    progress.finish()
     plan = recipe.optimisation
     schedule = batches(docs, plan.batch_tokens, seed)
     model = build_model(recipe.architecture, seed)
@@ -122,6 +120,7 @@ def pretrain(
     forward = torch.compile(model, dynamic=True) if compiling_pays(recipe) else model
     started, losses = time.perf_counter(), []
     model.train()
+    progress.start(f"pretraining {recipe.name}", len(schedule), unit="update")
     for update, rows in enumerate(schedule):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate_at(update, len(schedule), plan)
@@ -137,7 +136,7 @@ def pretrain(
         for optimizer in optimizers:
             optimizer.step()
         losses.append(loss.item())
-        report(update + 1, len(schedule), losses[-1])
+        progress.advance(note=f"loss {losses[-1]:.3f}")
     tail = losses[-max(1, len(losses) // 20) :]
     summary: dict[str, float | int | str] = {
         "name": recipe.name,
@@ -167,12 +166,6 @@ def pretrain_base(recipe: Recipe, seed: int, folder: Path | None = None) -> Path
     if target.exists() and any(target.iterdir()):
         raise UserError(f"{target}: is not empty; give another folder with --out")
     with Progress() as progress:
-
-        def report(update: int, updates: int, loss: float) -> None:
-            if update == 1:
-                progress.start(f"pretraining {recipe.name}", updates, unit="update")
-            progress.advance(note=f"loss {loss:.3f}")
-
-        pretrain(recipe, seed, target, report)
+        pretrain(recipe, seed, target, progress)
     write_card(target)
     return target
