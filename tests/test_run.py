@@ -167,6 +167,32 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(finished, tmp_path
     same_outcome(finished, folder)
 
 
+def test_a_run_killed_after_its_last_checkpoint_only_needs_its_end(finished, tmp_path):
+    folder = tmp_path / "late"
+    shutil.copytree(finished, folder)
+    (folder / "predictions.jsonl").unlink()
+    record = Record.reopen(folder)
+    record.manifest["state"] = "running"
+    record.save_manifest()
+    resume(folder)
+    same_outcome(finished, folder)
+
+
+def test_one_signal_during_the_base_s_evaluation_is_enough(tmp_path, monkeypatch):
+    from ttrl_repro.evaluate import evaluate
+
+    def interrupting(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr("ttrl_repro.run.evaluate", interrupting)
+    with pytest.raises(Interrupted) as caught:
+        start(Experiment.model_validate(config()), tmp_path / "run")
+    assert caught.value.signal_number == signal.SIGTERM
+    assert Record.reopen(tmp_path / "run").manifest["state"] == "interrupted"
+    assert not (tmp_path / "run" / "eval").exists()
+
+
 def test_the_next_checkpoint_is_not_trusted_blindly(finished, tmp_path):
     folder = tmp_path / "damaged"
     shutil.copytree(finished, folder)
@@ -338,6 +364,7 @@ def sorted_votes(folder: Path) -> list[dict]:
         (["train.questions_per_step=7"], "train.questions_per_step: 7 does not divide the task's 30 questions"),
         (["rollout.max_new_tokens=400"], "rollout.max_new_tokens: 400 after the"),
         (["evaluate.tasks=[mini-30]"], "evaluate.tasks: 'mini-30' is the trained task"),
+        (["evaluate.tasks=[mini-83,mini-83]"], "evaluate.tasks: two tasks have one name"),
         (["rollout.engine=vllm"], "rollout.engine: Input should be 'auto', 'cpu' or 'transformers'"),
     ],
 )

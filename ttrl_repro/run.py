@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import pyarrow.parquet as pq
+from accelerate.utils import gather_object
 from filelock import FileLock, Timeout
 from transformers import (
     PreTrainedModel,
@@ -69,6 +70,9 @@ def prepare(experiment: Experiment) -> Setup:
         if name == experiment.task:
             raise UserError(f"evaluate.tasks: {name!r} is the trained task, which is evaluated anyway")
         evaluated.append(load_task(name, draw))
+    names = [(t.name, t.split) for t in evaluated]
+    if len(set(names)) < len(names):
+        raise UserError(f"evaluate.tasks: two tasks have one name ({', '.join(n for n, _ in names)}); rename a file")
     if REWARDS[experiment.reward].needs_gold and not task.labelled:
         raise UserError(f"reward: {experiment.reward!r} reads true labels, and {experiment.task} has no answers")
     plan_batches(experiment, len(task.questions), processes().num_processes)
@@ -127,6 +131,7 @@ def resume(folder: Path) -> Record:
             record.rewind(updates // experiment.train.updates_per_step if checkpoint else -1)
             checkpoints.drop_incomplete(folder / "checkpoints")
         state.wait_for_everyone()
+        record = Record.reopen(folder)  # as the main process has just left it
         _run(setup, record, checkpoint)
     return record
 
@@ -197,7 +202,8 @@ class _Checkpointer(TrainerCallback):
     ) -> TrainerControl:
         step, rest = divmod(state.global_step, self.train.updates_per_step)
         if rest == 0:
-            stopping = self.stop.received is not None
+            # Every process must come to the same decision, whichever of them heard the signal.
+            stopping = any(gather_object([self.stop.received is not None]))
             due = step % self.train.checkpoint_every == 0 or step == self.train.steps
             control.should_save = due or stopping
             control.should_training_stop = control.should_training_stop or stopping
@@ -214,11 +220,11 @@ class _Checkpointer(TrainerCallback):
 def _run(setup: Setup, record: Record, checkpoint: Path | None) -> None:
     main = processes().is_main_process
     stop, folder, experiment = _Stop(), record.folder, setup.experiment
-    mirror = Mirror(experiment, folder, record.manifest) if main else None
-    state = "failed"
+    state, mirror = "failed", None
     try:
         with stop.listening(), Progress(enabled=main) as progress:
-            session = _Session(setup, record, mirror, progress)
+            mirror = Mirror(experiment, folder, record.manifest) if main else None
+            session = _Session(setup, record, mirror, progress, stop)
             gold = {q.id: str(canonical(q.answer)) for q in setup.task.questions} if setup.task.labelled else None
             trainer = TTRLTrainer(
                 setup.model,
@@ -234,8 +240,12 @@ def _run(setup: Setup, record: Record, checkpoint: Path | None) -> None:
             if checkpoint is None and main:
                 session.evaluate(0)
             progress.start("training", experiment.train.steps, done=record.manifest["steps_done"], unit="step")
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            finished = trainer.steps_done == experiment.train.steps
+            # Killed between the last checkpoint and the end, there is nothing left to train.
+            if record.manifest["steps_done"] < experiment.train.steps:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                finished = trainer.steps_done == experiment.train.steps
+            else:
+                finished = True
             if finished and main:
                 session.predict()
         state = "finished" if finished else "interrupted"
@@ -243,8 +253,9 @@ def _run(setup: Setup, record: Record, checkpoint: Path | None) -> None:
         state = "interrupted"
         raise Interrupted(stop.received or signal.SIGINT, folder) from None
     finally:
-        if main and mirror is not None:
+        if main:
             record.close(state)
+        if mirror is not None:
             mirror.close(state)
     if not finished:
         raise Interrupted(stop.received or signal.SIGTERM, folder)
@@ -253,8 +264,8 @@ def _run(setup: Setup, record: Record, checkpoint: Path | None) -> None:
 class _Session:
     """What happens around the updates, on the main process: record, mirror and evaluations."""
 
-    def __init__(self, setup: Setup, record: Record, mirror: Mirror | None, progress: Progress) -> None:
-        self.setup, self.record, self.mirror, self.progress = setup, record, mirror, progress
+    def __init__(self, setup: Setup, record: Record, mirror: Mirror | None, progress: Progress, stop: _Stop) -> None:
+        self.setup, self.record, self.mirror, self.progress, self.stop = setup, record, mirror, progress, stop
         self.parameters = setup.model.num_parameters()
 
     def after_step(self, result: StepResult) -> None:
@@ -307,6 +318,8 @@ class _Session:
         self.progress.start(name, len(setup.evaluated) * len(protocols), unit="protocol")
         for task in setup.evaluated:
             for protocol in protocols:
+                if step == 0 and self.stop.received is not None:
+                    raise KeyboardInterrupt  # nothing is lost: a run without a checkpoint starts over
                 rows += evaluate(
                     setup.engine,
                     setup.tokenizer,
