@@ -53,7 +53,7 @@ bench: venv
 
 controls: venv
 	PATH="$(abspath $(BIN)):$$PATH" experiments/controls.sh runs/controls
-	$(BIN)/python paper_figures/table_controls.py runs/controls/* --out runs/controls
+	$(BIN)/python paper_figures/table_controls.py runs/controls/*/ --out runs/controls
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info

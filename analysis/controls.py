@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy import stats as scipy_stats
 
 from analysis.load import Study
 from ttrl_repro.errors import UserError
 from ttrl_repro.records import Row
-from ttrl_repro.stats import LEVEL, avg_at_k, maj_at_k
+from ttrl_repro.stats import avg_at_k, maj_at_k, replicates_interval
 from ttrl_repro.summary import codes_by_protocol
 
 MEASURES = ("base avg", "first maj", "trained avg", "trained maj", "gain", "gain over first maj", "boxed gain")
@@ -50,15 +49,18 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
         group = runs[(runs["reward"] == reward) & (runs["split"] == split)]
         n = len(group)
         for measure in MEASURES:
-            values = group[measure].to_numpy()
-            half = np.nan
-            if n > 1:
-                half = scipy_stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
-            mean = float(values.mean())
+            found = replicates_interval(group[measure].to_numpy())
             rows.append(
-                {"reward": reward, "split": split, "n": n, "measure": measure, "mean": mean,
-                 "low": mean - half, "high": mean + half}
-            )  # fmt: skip
+                {
+                    "reward": reward,
+                    "split": split,
+                    "n": n,
+                    "measure": measure,
+                    "mean": found.value,
+                    "low": found.low if n > 1 else np.nan,
+                    "high": found.high if n > 1 else np.nan,
+                }
+            )
     return pd.DataFrame(rows)
 
 

@@ -10,15 +10,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats as scipy_stats
 
 from analysis.load import Study
 from analysis.style import COLOURS
 from ttrl_repro.errors import UserError
-from ttrl_repro.stats import ANSWERS, LEVEL, answers_interval, avg_at_k, maj_at_k
+from ttrl_repro.stats import ANSWERS, answers_interval, avg_at_k, maj_at_k, replicates_interval
 from ttrl_repro.summary import codes_by_protocol
 
-REPLICATES = "replicates"
 COLUMNS = ["source", "cell", "run", "series", "step", "value", "low", "high", "population"]
 
 # Series drawn from metrics.jsonl, with their colours; the paper's curves share them.
@@ -90,12 +88,8 @@ def _means(table: pd.DataFrame, cell: str) -> pd.DataFrame:
     rows = []
     for series, step in table[["series", "step"]].drop_duplicates().itertuples(index=False):
         values = table[(table["series"] == series) & (table["step"] == step)]["value"].to_numpy()
-        n = len(values)
-        half = np.nan
-        if n > 1:
-            half = scipy_stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
-        mean = float(values.mean())
-        rows.append(_row(cell, "mean", series, step, mean, mean - half, mean + half, REPLICATES))
+        found = replicates_interval(values)
+        rows.append(_row(cell, "mean", series, step, found.value, found.low, found.high, found.population or ""))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -53,6 +53,7 @@ def load(folder: str | Path) -> Study:
                 "name": experiment.name,
                 "task": experiment.task,
                 "trained_task": manifest["task"]["name"],
+                "questions": manifest["task"]["fingerprint"],
                 "model": experiment.model,
                 "reward": experiment.reward,
                 "steps_done": manifest["steps_done"],
@@ -71,6 +72,12 @@ def load(folder: str | Path) -> Study:
     twins = table[table.duplicated(replicate, keep=False)]
     if len(twins):
         raise UserError(f"{root}: the same replicate of one cell twice: {', '.join(twins['run'])}")
+    for (cell, draw), group in table.groupby(["cell", "seed_draw"]):
+        if group["questions"].nunique() > 1:
+            raise UserError(
+                f"{root}: runs of cell {cell}, draw {draw} were given different questions under one name: "
+                f"{', '.join(group['run'])}"
+            )
     return Study(
         table,
         pd.DataFrame(metrics, columns=["run", "step", "metric", "value"]),

@@ -20,7 +20,9 @@ def study_folder(tmp_path, experiment):
     folder = tmp_path / "study"
     for rl in (0, 1):
         config = experiment.model_copy(update={"seeds": experiment.seeds.model_copy(update={"rl": rl})})
-        record = Record.create(folder / f"r{rl}", config, {"task": {"name": "mini-30"}, "model": {}})
+        record = Record.create(
+            folder / f"r{rl}", config, {"task": {"name": "mini-30", "fingerprint": "f"}, "model": {}}
+        )
         for step in (1, 2):
             values = {"label_accuracy": 0.2 * step + 0.1 * rl, "majority_ratio": 0.5, "entropy": 1.0 / step}
             record.append("metrics.jsonl", {"step": step, **values})
@@ -93,6 +95,15 @@ def test_unfinished_runs_are_not_drawn(study_folder):
 def test_the_same_replicate_twice_is_refused(study_folder):
     shutil.copytree(study_folder / "r0", study_folder / "r2")
     with pytest.raises(UserError, match="the same replicate of one cell twice: r0, r2"):
+        load(study_folder)
+
+
+def test_other_questions_under_one_name_are_refused(study_folder):
+    path = study_folder / "r1" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["task"]["fingerprint"] = "g"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="were given different questions under one name: r0, r1"):
         load(study_folder)
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -50,10 +51,26 @@ def test_an_empty_folder_is_no_model(tmp_path):
         load_model(str(tmp_path))
 
 
+def test_a_truncated_model_is_refused(tmp_path):
+    shutil.copytree(base_path("mini-xs", 0), tmp_path / "models" / "cut")
+    weights = tmp_path / "models" / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot load local folder"):
+        load_model(str(tmp_path / "models" / "cut"))
+
+
+def test_a_mistyped_path_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no such folder models/foo"):
+        locate("models/foo")
+
+
 def test_prompts_without_a_chat_template_are_the_problem_itself(tokenizer):
     question = Question("q", "1+2=")
     assert render(question, tokenizer, Prompt()) == "1+2="
     assert render(question, tokenizer, Prompt(system="7", suffix="3")) == "7\n1+2=3"
+    assert render(question, tokenizer, Prompt(suffix="boxed")) == f"1+2={BOXED}"
 
 
 def test_prompts_with_a_chat_template(tokenizer):
@@ -63,6 +80,7 @@ def test_prompts_with_a_chat_template(tokenizer):
         assert render(question, tokenizer, Prompt()) == f"<user>What is 1+2?{BOXED}<assistant>"
         assert render(question, tokenizer, Prompt(suffix="")) == "<user>What is 1+2?<assistant>"
         assert render(question, tokenizer, Prompt(system="S", suffix="!")) == "<system>S<user>What is 1+2?!<assistant>"
+        assert render(question, tokenizer, Prompt(suffix="boxed")) == render(question, tokenizer, Prompt())
         # A template that asks for a box already (Qwen2.5-Math's system prompt) is not asked twice ...
         tokenizer.chat_template = r"use \boxed{}" + CHAT
         assert render(question, tokenizer, Prompt()) == r"use \boxed{}<user>What is 1+2?<assistant>"

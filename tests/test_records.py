@@ -53,6 +53,26 @@ def test_rewind_drops_what_came_later(record, closed):
     assert steps(record) == [1, 2, 3]
 
 
+def test_rewind_after_a_kill_between_merging_and_removing_the_parts(record):
+    add(record, 1, 2)
+    parts = {path.name: path.read_bytes() for path in (record.folder / "votes").iterdir()}
+    record.close("interrupted")
+    (record.folder / "votes").mkdir()
+    for name, content in parts.items():
+        (record.folder / "votes" / name).write_bytes(content)
+    add(record, 3)  # a part of its own, which must stay
+    record.rewind(3)
+    record.close("finished")
+    assert steps(record) == [1, 2, 3]
+
+
+def test_rewind_to_the_start(record):
+    add(record, 1)
+    record.rewind(-1)
+    assert Record.reopen(record.folder).manifest["steps_done"] == 0
+    assert read_jsonl(record.folder / "metrics.jsonl") == []
+
+
 def test_rewind_forgives_a_line_that_a_kill_cut_off(record):
     add(record, 1)
     with (record.folder / "metrics.jsonl").open("a") as file:

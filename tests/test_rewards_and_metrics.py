@@ -3,7 +3,6 @@ import pytest
 
 from ttrl_repro import metrics
 from ttrl_repro.algorithms import grpo
-from ttrl_repro.errors import UserError
 from ttrl_repro.rewards import REWARDS, Rollouts
 from ttrl_repro.votes import vote
 
@@ -44,7 +43,7 @@ def test_permuted_labels_are_another_question_s():
         assert REWARDS["permuted"].function(rollouts(answers, seed=seed)).sum() == 0
     crossed = [["1", "2"], ["2", "1"]]  # each question's label is an answer of the other
     assert REWARDS["permuted"].function(rollouts(crossed)).sum() == 2
-    with pytest.raises(UserError, match="2 or more"):
+    with pytest.raises(ValueError, match="single question"):
         REWARDS["permuted"].function(rollouts(ANSWERS[:1]))
 
 

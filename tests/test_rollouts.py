@@ -64,13 +64,41 @@ def test_log_probabilities_are_those_of_a_full_forward_pass(tiny_model, tokenize
             torch.testing.assert_close(got, entropy, atol=1e-4, rtol=0)
 
 
-def test_logits_after_prefill_and_decode(tiny_model, tokenizer):
-    cpu, _ = engines(tiny_model, tokenizer)
-    cpu._pack()
-    ids = torch.tensor([tokenizer("47+36*7=").input_ids])
-    with torch.inference_mode():
-        logits, _ = cpu._prefill(ids, torch.ones_like(ids))
-        torch.testing.assert_close(logits, tiny_model(ids).logits[:, -1], atol=1e-4, rtol=0)
+def test_logits_of_prefill_and_of_every_decoded_token(tiny_model, tokenizer, monkeypatch):
+    """All logits that the engine ever picks from, on padded prompts, against full forward passes."""
+    from ttrl_repro.rollouts import cpu as module
+
+    picked = []
+
+    def recording(logits_RV, *rest):
+        picked.append(logits_RV.clone())
+        return pick(logits_RV, *rest)
+
+    monkeypatch.setattr(module, "pick", recording)
+    monkeypatch.setattr(module, "COMPACT_BELOW", 0.0)  # rows stay where they are, so that we can follow them
+    engine, _ = engines(tiny_model, tokenizer)
+    prompts, noise, sampling = request(tokenizer, 3)
+    samples = engine.sample(prompts, noise, sampling)
+    order = sorted(range(len(prompts)), key=lambda q: (len(prompts[q]), q))
+    compared = 0
+    for row, (q, n) in enumerate((q, n) for q in order for n in range(3)):
+        ids = samples.ids(q, n)
+        with torch.no_grad():
+            expected = tiny_model(torch.tensor([prompts[q] + ids])).logits[0, len(prompts[q]) - 1 : -1]
+        found = torch.stack([picked[t][row] for t in range(len(ids))])
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+        compared += len(ids)
+    assert compared > 60
+
+
+def test_the_model_s_own_generation_settings_do_not_leak(tiny_model, tokenizer):
+    """generate() would fill in a penalty from the model's generation config: votes must not be shaped by it."""
+    cpu, reference = engines(tiny_model, tokenizer)
+    tiny_model.generation_config.repetition_penalty = 1.5
+    tiny_model.generation_config.suppress_tokens = [4, 5]
+    theirs = reference.sample(*request(tokenizer, 8))
+    assert tiny_model.generation_config.repetition_penalty == 1.5  # the model is left as it was
+    assert np.array_equal(cpu.sample(*request(tokenizer, 8)).tokens_QNT, theirs.tokens_QNT)
 
 
 def test_the_engine_follows_the_live_weights(tiny_model, tokenizer):

@@ -71,6 +71,37 @@ def wait_for(path: Path, lines: int, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
+OTHERS = {
+    "whole task, KL, constant rate": config(
+        train={"steps": 4, "learning_rate": 1e-3, "schedule": "constant", "warmup_updates": 2, "checkpoint_every": 2},
+        algorithm={"kl": 0.05},
+    ),
+    "nucleus, odd checkpoints": config(
+        train={"steps": 4, "questions_per_step": 5, "learning_rate": 1e-3, "weight_decay": 0.1, "checkpoint_every": 3},
+        rollout={"votes": 16, "trained": 8, "max_new_tokens": 60, "top_p": 0.9, "temperature": 0.8},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_settings_resume_bitwise_too(tmp_path, name):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    start(Experiment.model_validate(OTHERS[name]), whole)
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "checkpoints" / "checkpoint-4")
+    set_state(cut, "interrupted")
+    resume(cut)
+    same_outcome(whole, cut, "checkpoint-4")
+    if "KL" in name:
+        assert read_jsonl(cut / "metrics.jsonl")[-1]["kl"] > 0
+
+
+def set_state(folder: Path, state: str) -> None:
+    record = Record.reopen(folder)
+    record.manifest["state"] = state
+    record.save_manifest()
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """An undisturbed run, made in this process."""
@@ -79,9 +110,9 @@ def finished(tmp_path_factory) -> Path:
     return folder
 
 
-def same_outcome(one: Path, other: Path) -> None:
+def same_outcome(one: Path, other: Path, checkpoint: str = f"checkpoint-{2 * STEPS}") -> None:
     """Bitwise equality of weights, metrics, votes, samples, evaluations and predictions."""
-    last = f"checkpoints/checkpoint-{2 * STEPS}/model.safetensors"
+    last = f"checkpoints/{checkpoint}/model.safetensors"
     weights, others = load_file(one / last), load_file(other / last)
     assert weights.keys() == others.keys()
     for name, tensor in weights.items():
@@ -138,15 +169,16 @@ def test_a_run_killed_in_the_middle_and_resumed_is_bitwise_equal(finished, tmp_p
     same_outcome(finished, folder)
 
 
-def test_sigterm_checkpoints_and_closes_the_record(finished, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_checkpoints_and_closes_the_record(finished, tmp_path, number):
     experiment = tmp_path / "e2e.yaml"
     experiment.write_text(yaml.safe_dump(config()))
     folder = tmp_path / "stopped"
     process = launch("run", experiment, "--out", folder)
     wait_for(folder / "metrics.jsonl", 1, process)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, errors = process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 128 + number
     assert errors.strip().splitlines()[-1] == f"ttrl: interrupted; continue with `ttrl resume {folder}`"
     manifest = Record.reopen(folder).manifest
     assert manifest["state"] == "interrupted"
@@ -160,9 +192,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(finished, tmp_path
     folder = tmp_path / "early"
     shutil.copytree(finished, folder)
     shutil.rmtree(folder / "checkpoints")
-    record = Record.reopen(folder)
-    record.manifest["state"] = "running"
-    record.save_manifest()
+    set_state(folder, "running")
     resume(folder)
     same_outcome(finished, folder)
 
@@ -171,9 +201,7 @@ def test_a_run_killed_after_its_last_checkpoint_only_needs_its_end(finished, tmp
     folder = tmp_path / "late"
     shutil.copytree(finished, folder)
     (folder / "predictions.jsonl").unlink()
-    record = Record.reopen(folder)
-    record.manifest["state"] = "running"
-    record.save_manifest()
+    set_state(folder, "running")
     resume(folder)
     same_outcome(finished, folder)
 
@@ -196,9 +224,7 @@ def test_one_signal_during_the_base_s_evaluation_is_enough(tmp_path, monkeypatch
 def test_the_next_checkpoint_is_not_trusted_blindly(finished, tmp_path):
     folder = tmp_path / "damaged"
     shutil.copytree(finished, folder)
-    record = Record.reopen(folder)
-    record.manifest["state"] = "interrupted"
-    record.save_manifest()
+    set_state(folder, "interrupted")
     weights = folder / "checkpoints" / f"checkpoint-{2 * STEPS}" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1  # one bit
@@ -219,9 +245,7 @@ def test_refusals_of_resume(finished, tmp_path):
         resume(tmp_path)
     folder = tmp_path / "edited"
     shutil.copytree(finished, folder)
-    record = Record.reopen(folder)
-    record.manifest["state"] = "interrupted"
-    record.save_manifest()
+    set_state(folder, "interrupted")
     text = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(text.replace("learning_rate: 0.001", "learning_rate: 0.002"))
     with pytest.raises(UserError, match="does not match the manifest"):
@@ -233,9 +257,7 @@ def test_a_record_in_use_is_refused(finished, tmp_path):
 
     folder = tmp_path / "used"
     shutil.copytree(finished, folder)
-    record = Record.reopen(folder)
-    record.manifest["state"] = "running"
-    record.save_manifest()
+    set_state(folder, "running")
     with FileLock(folder / ".lock"), pytest.raises(UserError, match="another process is writing this run"):
         resume(folder)
 
@@ -248,6 +270,8 @@ def test_a_second_signal_stops_at_once(tmp_path, monkeypatch):
         nonlocal calls
         calls += 1
         os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # a launcher's echo of the same Ctrl-C
+        time.sleep(1.1)
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("unreachable")
 
@@ -261,6 +285,53 @@ def test_a_second_signal_stops_at_once(tmp_path, monkeypatch):
 def test_nan_is_not_averaged_in_silence(tmp_path, monkeypatch):
     monkeypatch.setattr("ttrl_repro.metrics.label_free", lambda *_: {"majority_ratio": float("nan")})
     with pytest.raises(FloatingPointError, match="step 1: majority_ratio is nan"):
+        start(Experiment.model_validate(config()), tmp_path / "run")
+    assert Record.reopen(tmp_path / "run").manifest["state"] == "failed"
+
+
+def test_answers_in_the_questions_file_change_no_weight(tmp_path):
+    """Through the whole runner: the same questions with answers, with wrong ones and without any."""
+    weights = []
+    for name, answer in (("right", lambda i: 3 * i + 3), ("wrong", lambda _: 7), ("none", None)):
+        questions = tmp_path / name / "mine.jsonl"
+        questions.parent.mkdir()
+        rows = [{"problem": f"{i + 3}+{i}*2="} | ({"answer": answer(i)} if answer else {}) for i in range(4)]
+        questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        content = config(task=str(questions), train={"steps": 2, "learning_rate": 1e-3})
+        start(Experiment.model_validate(content), tmp_path / name / "run")
+        weights.append(load_file(tmp_path / name / "run" / "checkpoints" / "checkpoint-2" / "model.safetensors"))
+    for other in weights[1:]:
+        assert all(tensor.equal(other[key]) for key, tensor in weights[0].items())
+
+
+def test_two_files_of_one_name_are_not_mixed_up(tmp_path):
+    for folder, problem in (("a", "1+2="), ("b", "3+4=")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "test.jsonl").write_text(json.dumps({"problem": problem}))
+    content = config(task=str(tmp_path / "a" / "test.jsonl"), train={"steps": 1})
+    content["evaluate"] = {"tasks": [str(tmp_path / "b" / "test.jsonl")]}
+    with pytest.raises(UserError, match="two tasks have one name"):
+        start(Experiment.model_validate(content), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_base_that_never_boxes_is_warned_about(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ttrl_repro.evaluate.extract", lambda _: None)
+    start(Experiment.model_validate(config(train={"steps": 1, "questions_per_step": 10})), tmp_path / "run")
+    assert "have no \\boxed{} answer" in capsys.readouterr().err
+
+
+def test_a_sampler_that_is_not_the_trainer_s_model_stops_the_run(tmp_path, monkeypatch):
+    from ttrl_repro.rollouts.cpu import CpuEngine
+
+    pack = CpuEngine._pack
+
+    def stale(self):
+        pack(self)
+        self.head = self.head * 1.05
+
+    monkeypatch.setattr(CpuEngine, "_pack", stale)
+    with pytest.raises(RuntimeError, match="samples from another model"):
         start(Experiment.model_validate(config()), tmp_path / "run")
     assert Record.reopen(tmp_path / "run").manifest["state"] == "failed"
 
@@ -318,6 +389,9 @@ def test_a_local_model_of_another_architecture(tmp_path, tokenizer):
 
 
 def test_eval_command(finished, tmp_path):
+    refused = ttrl("eval", finished, "mini-83", "--max-new-tokens", "400")
+    assert refused.returncode == 2
+    assert "max_new_tokens: 400 after the" in refused.stderr
     done = ttrl("eval", finished, "mini-83", "--k", "4", "--out", tmp_path / "answers.parquet")
     assert done.returncode == 0, done.stderr
     assert "greedy" in done.stdout
@@ -326,16 +400,25 @@ def test_eval_command(finished, tmp_path):
 
 
 def test_two_processes_vote_and_train_as_one(tmp_path):
-    """torchrun with gloo: each process samples half of the questions; labels and updates are the same."""
+    """torchrun with gloo: each process samples half of the questions; labels and updates are the same.
+
+    And a resume of the two is bitwise the run of the two.
+    """
     experiment = tmp_path / "e2e.yaml"
     content = config(train={"steps": 2, "questions_per_step": 10, "microbatch": 20, "learning_rate": 1e-4})
+    content["train"]["checkpoint_every"] = 1
     experiment.write_text(yaml.safe_dump(content))
     start(Experiment.model_validate(content), tmp_path / "one")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", "ttrl_repro.cli", "run", str(experiment), "--out", str(tmp_path / "two")]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+
+    def two(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [*launcher, "-m", "ttrl_repro.cli", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    done = two("run", experiment, "--out", tmp_path / "two")
     assert done.stdout.count("record: ") == 1  # one process speaks
     one, two = (sorted_votes(tmp_path / name) for name in ("one", "two"))
     assert one[:10] == two[:10]  # the first step, from the same weights: bitwise
@@ -344,6 +427,13 @@ def test_two_processes_vote_and_train_as_one(tmp_path):
     for a, b in zip(first, second, strict=True):
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
         assert a["tie_rate"] == b["tie_rate"]
+    shutil.copytree(tmp_path / "two", tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "checkpoints" / "checkpoint-2")
+    set_state(tmp_path / "again", "running")
+    with pytest.raises(UserError, match="the run began with processes 2, now it is 1"):
+        resume(tmp_path / "again")
+    two("resume", tmp_path / "again")
+    same_outcome(tmp_path / "two", tmp_path / "again", "checkpoint-2")
 
 
 def sorted_votes(folder: Path) -> list[dict]:
@@ -407,7 +497,7 @@ def test_bad_input_from_a_real_process(tmp_path):
 @pytest.mark.parametrize("samples", [False, True])
 def test_wandb_gets_what_the_record_got(tmp_path, monkeypatch, samples):
     """A real offline W&B run, read back from its file. Sampled texts stay local unless asked for."""
-    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("WANDB_MODE")  # offline is what one gets without asking
     folder = tmp_path / "run"
     content = config(train={"steps": 2, "questions_per_step": 10, "learning_rate": 1e-3})
     content["tracking"] = {"samples": samples}

@@ -16,6 +16,7 @@ from ttrl_repro.stats import (
     majority_ratio,
     pass_at_k,
     questions_interval,
+    replicates_interval,
 )
 
 CODES = arrays(np.int64, st.tuples(st.integers(1, 4), st.integers(1, 7)), elements=st.integers(-1, 3))
@@ -84,6 +85,13 @@ def test_the_interval_over_answers_covers():
         found = answers_interval(avg_at_k, codes, seed=i)
         covered += found.low <= p.mean() <= found.high
     assert covered >= 88  # 95 expected; 88 is 3 standard deviations below
+
+
+def test_the_interval_over_replicates_is_student_s():
+    found = replicates_interval(np.array([0.4, 0.5]))
+    assert (found.value, found.high) == pytest.approx((0.45, 0.45 + 12.7062 * 0.05), abs=1e-4)
+    assert found.population == "replicates"
+    assert replicates_interval(np.array([0.4])).population is None
 
 
 def test_the_interval_over_questions_is_wilson_s():

@@ -28,19 +28,24 @@ RUN = [
 
 
 def test_main_table():
-    (line,) = main_table(RUN, last_step=5, temperature=0.6, k=2)
+    (line,) = main_table(RUN, "t", last_step=5, temperature=0.6, k=2)
     assert (line.task, line.split, line.questions) == ("t", "train", 1)
     assert line.base_greedy.value == 0
     assert line.base_avg.value == 0.5  # k = 2: the first two samples
     assert (line.base_best_avg.value, line.best_avg_temperature) == (1.0, 0.3)
     assert line.base_maj.value == 1.0  # all five samples; the abstention does not vote
     assert (line.base_best_maj.value, line.best_maj_temperature) == (1.0, 0.6)
+    assert line.final_greedy.population is None  # trained on these very questions
+    (other,) = main_table(RUN, "another", last_step=5, temperature=0.6, k=2)
+    assert other.final_greedy.population == "questions"
+    assert line.final_samples == 5
     assert (line.final_greedy.value, line.final_avg.value, line.final_maj.value) == (1.0, 1.0, 1.0)
 
 
 def test_a_run_without_its_last_evaluation_has_no_table():
-    assert main_table(RUN, last_step=4, temperature=0.6, k=2) == []
-    assert main_table([], last_step=5, temperature=0.6, k=2) == []
+    assert main_table(RUN, "t", last_step=4, temperature=0.6, k=2) == []
+    assert main_table([], "t", last_step=5, temperature=0.6, k=2) == []
+    assert main_table(RUN, "t", last_step=0, temperature=0.6, k=2) == []  # the base is not the trained model
 
 
 def test_unlabelled_rows_have_a_majority_ratio_and_nothing_else():
@@ -73,7 +78,7 @@ def estimate(low, high):
     ],
 )
 def test_reading(final, first_label, expected):
-    (line,) = main_table(RUN, last_step=5, temperature=0.6, k=2)
+    (line,) = main_table(RUN, "t", last_step=5, temperature=0.6, k=2)
     line = dataclasses.replace(
         line,
         base_avg=estimate(0.3, 0.4),

@@ -32,6 +32,9 @@ def test_a_user_s_questions(tmp_path):
     assert not task.labelled
     path.write_text('{"problem": "1+1=", "answer": 2}\n')
     assert load_task(str(path)).questions[0].answer == "2"
+    # A byte-order mark, a line separator inside a string, and an id that is null.
+    path.write_text('\ufeff{"problem": "a\u2028b", "id": null}\n', encoding="utf-8")
+    assert [(q.id, q.problem) for q in load_task(str(path)).questions] == [("1", "a\u2028b")]
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,9 @@ def test_a_user_s_questions(tmp_path):
         ('{"question": "x"}', "line 1: field 'problem'"),
         ('{"problem": " "}', "line 1: field 'problem'"),
         ('{"problem": "x", "answer": [1]}', "line 1: field 'answer'"),
+        ('{"problem": "x", "answer": " "}', "line 1: field 'answer'"),
+        ('{"problem": "x", "answer": NaN}', "line 1: field 'answer'"),
+        ('{"problem": "x", "answer": true}', "line 1: field 'answer'"),
         ('{"problem": "x", "id": 1}\n{"problem": "y", "id": "1"}', "line 2: id '1' was used before, on line 1"),
         ('{"problem": "x", "answer": 1}\n{"problem": "y"}', "1 of 2 questions have no 'answer'"),
     ],

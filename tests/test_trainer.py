@@ -200,13 +200,10 @@ def test_step_results(tmp_path):
 
 def test_plan_batches_divides():
     plan = plan_batches(change(train={"updates_per_step": 2, "microbatch": 10}), 30)
-    assert (plan.questions_per_step, plan.microbatch, plan.accumulation, plan.forwards_per_step) == (
-        10,
-        10,
-        4,
-        8,
-    )
-    assert plan_batches(change(train={"questions_per_step": None}), 30).questions_per_step == 30
+    assert (plan.microbatch, plan.accumulation, plan.forwards_per_step) == (10, 4, 8)
+    assert plan_batches(change(train={"questions_per_step": None}), 30).microbatch == 30 * 8
+    with pytest.raises(UserError, match="'permuted' needs 2 or more"):
+        plan_batches(change(reward="permuted", train={"questions_per_step": 1}), 30)
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,8 @@ def evaluate(
     task: Annotated[str, typer.Argument(help="a task, or a path to a .jsonl")],
     k: Annotated[int, typer.Option(min=1, help="samples per question")] = 16,
     temperature: Annotated[float, typer.Option(min=0.0, help="sampling temperature; 0 for greedy alone")] = 0.6,
-    top_p: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.95,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 90,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1.0)] = 0.95,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="[default: the run's, or a miniature's]")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     draw: Annotated[int, typer.Option(min=0, help="which draw of a miniature task")] = 0,
     split: Annotated[Split, typer.Option(help="a miniature task's set")] = Split.train,
@@ -86,6 +86,8 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="write the sampled answers to this .parquet")] = None,
 ) -> None:
     """Evaluate any checkpoint on any task: greedy pass@1, avg@k, maj@k and pass@k."""
+    if out is not None and not out.resolve().parent.is_dir():
+        raise UserError(f"--out: no such folder {out.resolve().parent}")
     prepare_process()
     from ttrl_repro.evaluate import Protocol, evaluate_model
     from ttrl_repro.records import EVAL, write_rows

@@ -35,8 +35,9 @@ class Seeds(_Strict):
 class Prompt(_Strict):
     """How a problem becomes a prompt. A model with a chat template gets the problem as a user turn.
 
-    suffix: text after the problem. `auto` asks for a `\\boxed{}` answer where the model has a chat
-    template that does not ask for it already, and is empty for a model without a chat template.
+    suffix: text after the problem. `boxed` asks for a `\\boxed{}` answer in TTRL's words; `auto` does so
+    where the model has a chat template that does not ask for it already, and is empty for a model
+    without a chat template.
     """
 
     system: str | None = None
@@ -72,7 +73,7 @@ class Train(_Strict):
     """The schedule. A step is one rollout of `questions_per_step` questions and the updates made from it.
 
     questions_per_step: None takes the whole task. microbatch: samples per forward pass (None: all of an
-    update's). It bounds memory and does not change the loss.
+    update's). It bounds memory and does not change the loss. gradient_checkpointing: less memory, more time.
     """
 
     steps: int = Field(40, ge=1)
@@ -84,6 +85,7 @@ class Train(_Strict):
     warmup_updates: int = Field(0, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     gradient_clip: float = Field(1.0, gt=0)
+    gradient_checkpointing: bool = False
     checkpoint_every: int = Field(10, ge=1)
 
 
@@ -108,8 +110,9 @@ class Evaluate(_Strict):
     def _check(self) -> Evaluate:
         if self.k > self.votes:
             raise ValueError(f"k ({self.k}) must be at most votes ({self.votes})")
-        if any(temperature <= 0 for temperature in self.base_temperatures):
-            raise ValueError("base_temperatures must be positive")
+        temperatures = self.base_temperatures
+        if any(t <= 0 or t != round(t, 4) for t in temperatures) or len(set(temperatures)) < len(temperatures):
+            raise ValueError("base_temperatures must be positive, different, and of at most 4 decimals")
         if self.temperature not in self.base_temperatures:
             raise ValueError(f"base_temperatures must contain temperature ({self.temperature})")
         return self
@@ -142,7 +145,8 @@ class Experiment(_Strict):
 
     def cell_hash(self) -> str:
         """12 hex digits that name the cell: equal for replicates, different for any other setting."""
-        content = self.model_dump(mode="json", exclude=set(NOT_HASHED))
+        # Without defaults, so that a field added later leaves the hashes of older records as they are.
+        content = self.model_dump(mode="json", exclude=set(NOT_HASHED), exclude_defaults=True)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ttrl_repro import checkpoints
 from ttrl_repro.answers import canonical, extract
 from ttrl_repro.config import Prompt
 from ttrl_repro.errors import UserError
+from ttrl_repro.miniature.corpus import MAX_COMPLETION
+from ttrl_repro.miniature.recipes import recipe_names
 from ttrl_repro.models import load_model
+from ttrl_repro.progress import Progress
 from ttrl_repro.prompts import encode_prompts
 from ttrl_repro.records import Record, Row
 from ttrl_repro.rollouts import Engine, Sampling, make_engine, uniforms
@@ -46,14 +49,19 @@ def evaluate(
     max_new_tokens: int,
     seed: int,
     step: int,
+    report: Callable[[int], None] = lambda _: None,
 ) -> list[Row]:
-    """Rows of `records.EVAL`, one per sampled answer. Samples depend on (seed, step, task, protocol)."""
+    """Rows of `records.EVAL`, one per sampled answer. Samples depend on (seed, step, task, protocol).
+
+    `report(samples)` is called whenever that many more are finished.
+    """
     ids = [question.id for question in task.questions]
     stream = derive_seed(seed, "evaluate", step, task.name, task.split, str(protocol.temperature))
     samples = engine.sample(
         [prompts[i] for i in ids],
         uniforms(stream, ids, protocol.samples, max_new_tokens),
         Sampling(protocol.temperature, protocol.top_p, max_new_tokens),
+        report,
     )
     rows: list[Row] = []
     for q, question in enumerate(task.questions):
@@ -85,7 +93,7 @@ def evaluate_model(
     task: str,
     *,
     protocol: Protocol,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     seed: int,
     draw: int = 0,
     split: Split = "train",
@@ -93,20 +101,44 @@ def evaluate_model(
 ) -> list[Row]:
     """Greedy and `protocol` rows of any model on any task; a run's folder stands for its last checkpoint.
 
-    Raises UserError for a model or task that cannot be loaded.
+    max_new_tokens: None takes the run's own, or a miniature's. Raises UserError for a model or task that
+    cannot be loaded, and for one that needs max_new_tokens.
     """
     source, prompt, step = model, Prompt(), 0
+    limit = max_new_tokens or (MAX_COMPLETION if model in recipe_names() else None)
     if (Path(model) / "manifest.json").is_file():
         record = Record.reopen(Path(model))
         checkpoint = checkpoints.newest(Path(model) / "checkpoints")
         if checkpoint is None:
             raise UserError(f"{model}: this run has no complete checkpoint to evaluate")
-        source, prompt, step = str(checkpoint), record.experiment().prompt, record.manifest["steps_done"]
+        experiment = record.experiment()
+        source, prompt = str(checkpoint), experiment.prompt
+        step = int(checkpoint.name.rpartition("-")[2]) // experiment.train.updates_per_step
+        limit = max_new_tokens or experiment.rollout.max_new_tokens
+    if limit is None:
+        raise UserError(f"--max-new-tokens: {model} has no record that says how long its answers may be; give it")
     questions = load_task(task, draw, split)
     loaded, tokenizer = load_model(source, base_seed)
     engine = make_engine("auto", loaded, tokenizer)
     prompts = encode_prompts(questions.questions, tokenizer, prompt)
+    refuse_too_long("max_new_tokens", limit, loaded, prompts)
     rows: list[Row] = []
-    for each in (GREEDY, protocol) if protocol.temperature > 0 else (GREEDY,):
-        rows += evaluate(engine, tokenizer, questions, prompts, each, max_new_tokens, seed, step)
+    protocols = (GREEDY, protocol) if protocol.temperature > 0 else (GREEDY,)
+    with Progress() as progress:
+        progress.start(f"evaluating {task}", len(prompts) * sum(p.samples for p in protocols), unit="sample")
+        for each in protocols:
+            rows += evaluate(
+                engine, tokenizer, questions, prompts, each, limit, seed, step, lambda n: progress.advance(amount=n)
+            )
     return rows
+
+
+def refuse_too_long(field: str, max_new_tokens: int, model: PreTrainedModel, prompts: Mapping[str, list[int]]) -> None:
+    """Raise UserError, naming `field`, unless the longest prompt and its completion fit the model's positions."""
+    room = getattr(model.config, "max_position_embeddings", None)
+    question, ids = max(prompts.items(), key=lambda item: len(item[1]))
+    if room is not None and len(ids) + max_new_tokens > room:
+        raise UserError(
+            f"{field}: {max_new_tokens} after the {len(ids)} tokens of question {question!r} exceeds the model's "
+            f"{room} positions; use at most {room - len(ids)}"
+        )

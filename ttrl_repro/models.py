@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ttrl_repro.errors import UserError
@@ -40,12 +41,13 @@ def locate(name: str, base_seed: int = 0) -> str:
                 f"`ttrl pretrain {name} --seed {base_seed}`"
             )
         return str(path)
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"model: {name} has no config.json, so it is not a saved model")
-        return name
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        return str(path)
+    # `models/foo` beside an existing folder `models` is a mistyped path, not a hub id.
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or ("/" in name and path.parent.is_dir()):
         raise UserError(f"model: no such folder {name}")
     if "/" not in name:
         known = ", ".join(recipe_names())
@@ -54,16 +56,16 @@ def locate(name: str, base_seed: int = 0) -> str:
 
 
 def load_model(name: str, base_seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer, on the GPU in bf16 if there is one, else on the CPU in fp32.
+    """Model and tokenizer, on the GPU if there is one.
 
-    Raises UserError if it cannot be found or loaded.
+    Weights are fp32 everywhere (on a GPU the trainer computes in bf16 autocast): Adam's small steps would
+    be lost in bf16 weights. Raises UserError if the model cannot be found or loaded.
     """
     source = locate(name, base_seed)
-    cuda = torch.cuda.is_available()
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16 if cuda else torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         # transformers says "offline", "not found", "gated" and "corrupted" in its first sentence.
         reason = " ".join(str(error).split()).partition(". ")[0][:300]
         where = "local folder" if Path(source).is_dir() else "hub model"
@@ -73,4 +75,4 @@ def load_model(name: str, base_seed: int = 0) -> tuple[PreTrainedModel, PreTrain
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
-    return model.to("cuda" if cuda else "cpu").eval(), tokenizer
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer

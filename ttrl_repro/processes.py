@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 from accelerate import PartialState
@@ -10,7 +11,9 @@ from accelerate import PartialState
 
 def processes() -> PartialState:
     """accelerate's view of the processes: `num_processes`, `is_main_process`, `wait_for_everyone`."""
-    if torch.cuda.is_available():
-        return PartialState()
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return PartialState(cpu=True, **({"backend": "gloo"} if several else {}))
+    # The main process evaluates while the others wait at the next collective, longer than the default.
+    patience = {"timeout": timedelta(days=1)} if several else {}
+    if torch.cuda.is_available():
+        return PartialState(**patience)
+    return PartialState(cpu=True, **({"backend": "gloo"} if several else {}), **patience)

@@ -79,6 +79,11 @@ class Progress:
         if self._enabled and not self._console.is_terminal and before * 10 // total < task.completed * 10 // total:
             self._console.print(f"{task.description}: {task.completed:,.0f}/{total:,.0f} {note}".rstrip())
 
+    def say(self, message: str) -> None:
+        """A line above the bars."""
+        if self._enabled:
+            self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+
     def finish(self) -> None:
         """Close the innermost bar."""
         self._bars.remove_task(self._stack.pop())

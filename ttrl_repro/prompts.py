@@ -16,7 +16,7 @@ BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{
 
 def render(question: Question, tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
     """The prompt's text, chat template included (if the tokenizer has one)."""
-    suffix = "" if prompt.suffix == "auto" else prompt.suffix
+    suffix = {"auto": "", "boxed": BOXED}.get(prompt.suffix, prompt.suffix)
     if tokenizer.chat_template is None:
         return "\n".join(part for part in (prompt.system, question.problem + suffix) if part)
     text = _chat(question.problem + suffix, tokenizer, prompt)
@@ -45,9 +45,10 @@ def encode_prompts(
         ids = tokenizer(text, add_special_tokens=tokenizer.chat_template is None).input_ids
         if not ids:
             raise UserError(f"question {question.id!r}: the prompt is empty")
-        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
+        # Some tokenizers use one token for both "unknown" and "begin".
+        if tokenizer.unk_token_id not in (None, tokenizer.bos_token_id) and tokenizer.unk_token_id in ids:
             raise UserError(
-                f"question {question.id!r}: the model's tokenizer cannot write {question.problem[:60]!r}; "
+                f"question {question.id!r}: the model's tokenizer cannot write {text[:60]!r}; "
                 f"a miniature reads expressions such as '47+36*7='"
             )
         out[question.id] = ids

@@ -218,10 +218,13 @@ class Record:
         merged = self.folder / "votes.parquet"
         if merged.exists():
             table = pq.read_table(merged)
+            for part in (self.folder / "votes").glob("step-*.parquet"):
+                # A kill between merging and removing the parts leaves both.
+                if pq.read_table(part)["step"][0] in table["step"].unique():
+                    part.unlink()
             write_table(merged, table.filter(pc.less_equal(table["step"], step)))
-        for name in ("predictions.jsonl",):
-            (self.folder / name).unlink(missing_ok=True)
-        self.manifest.update(state="running", ended=None, steps_done=step)
+        (self.folder / "predictions.jsonl").unlink(missing_ok=True)
+        self.manifest.update(state="running", ended=None, steps_done=max(step, 0))
         self.save_manifest()
 
     def close(self, state: str) -> None:
@@ -354,8 +357,9 @@ def git_state(folder: Path) -> dict[str, Any] | None:
         # Only a checkout that tracks this file: an environment may lie inside somebody else's repository.
         git("ls-files", "--error-unmatch", Path(__file__).name)
         commit, diff = git("rev-parse", "HEAD").strip(), git("diff", "HEAD")
+        dirty = bool(git("status", "--porcelain", "--", str(source.parent)).strip())
     except (OSError, subprocess.CalledProcessError):
         return None
     if diff:
         (folder / "code.diff").write_text(diff)
-    return {"commit": commit, "dirty": bool(diff)}
+    return {"commit": commit, "dirty": dirty}

@@ -72,7 +72,8 @@ def print_report(folder: Path) -> None:
         f"{manifest['name']}: {experiment.model} on {experiment.task}, reward {experiment.reward}, "
         f"{manifest['steps_done']} of {experiment.train.steps} steps, {manifest['state']}"
     )
-    lines = main_table(rows, manifest["steps_done"], settings.temperature, settings.k)
+    task = manifest["task"]["name"]
+    lines = main_table(rows, task, manifest["steps_done"], settings.temperature, settings.k)
     if lines:
         out.print(_main_table(lines, settings.k, settings.votes))
         out.print(
@@ -83,16 +84,16 @@ def print_report(folder: Path) -> None:
             f"Checkpoint: {manifest['checkpoint_rule']}.",
             highlight=False,
         )
-        trained = (manifest["task"]["name"], "train")
         for line in lines:
-            first = metrics[0].get("label_accuracy") if metrics and (line.task, line.split) == trained else None
+            first = metrics[0].get("label_accuracy") if metrics and (line.task, line.split) == (task, "train") else None
             out.print(f"{line.task} {line.split}: {reading(line, first)}", highlight=False)
     if metrics:
         out.print(_trajectory(metrics))
     cost = manifest["cost"]
+    evaluated = sum(row["tokens"] for row in rows)
     out.print(
         f"cost: {cost['tokens_sampled']:,} tokens sampled, {cost['tokens_trained']:,} trained on, "
-        f"{cost['flops']:.2e} FLOPs, {cost['seconds']:.0f} s in steps",
+        f"{cost['flops']:.2e} FLOPs, {cost['seconds']:.0f} s in steps; {evaluated:,} tokens sampled for evaluation",
         highlight=False,
     )
     out.print(f"record: {folder}", highlight=False, soft_wrap=True)
@@ -116,7 +117,7 @@ def _main_table(lines: list[Line], k: int, votes: int) -> Table:
         ),
         ("trained greedy", lambda line: cell(line.final_greedy)),
         (f"trained avg@{k}", lambda line: cell(line.final_avg)),
-        (f"trained maj@{votes}", lambda line: cell(line.final_maj)),
+        (f"trained maj@{lines[0].final_samples}", lambda line: cell(line.final_maj)),
     ]
     for name, value in measures:
         table.add_row(name, *(value(line) for line in lines))

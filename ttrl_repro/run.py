@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 import pyarrow.parquet as pq
+import torch
 from accelerate.utils import gather_object
 from filelock import FileLock, Timeout
 from transformers import (
@@ -28,7 +31,7 @@ from ttrl_repro import checkpoints
 from ttrl_repro.answers import canonical
 from ttrl_repro.config import Experiment
 from ttrl_repro.errors import Interrupted, UserError
-from ttrl_repro.evaluate import GREEDY, Protocol, evaluate
+from ttrl_repro.evaluate import GREEDY, Protocol, evaluate, refuse_too_long
 from ttrl_repro.models import load_model
 from ttrl_repro.processes import processes
 from ttrl_repro.progress import Progress
@@ -59,6 +62,9 @@ class Setup:
         return self.prompts[f"{task.name}/{task.split}"]
 
 
+MOSTLY = 0.9  # share of abstentions beyond which a base is warned about
+
+
 def prepare(experiment: Experiment) -> Setup:
     """Load and check everything. Raises UserError for whatever cannot work; writes nothing."""
     draw = experiment.seeds.draw
@@ -76,23 +82,17 @@ def prepare(experiment: Experiment) -> Setup:
     if REWARDS[experiment.reward].needs_gold and not task.labelled:
         raise UserError(f"reward: {experiment.reward!r} reads true labels, and {experiment.task} has no answers")
     plan_batches(experiment, len(task.questions), processes().num_processes)
+    if torch.cuda.device_count() > 1 and processes().num_processes == 1:
+        raise UserError(
+            f"this machine has {torch.cuda.device_count()} GPUs and one process was started: use `torchrun "
+            f"--nproc_per_node N -m ttrl_repro.cli run ...`, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
+        )
     model, tokenizer = load_model(experiment.model, experiment.seeds.base)
     prompts = {f"{t.name}/{t.split}": encode_prompts(t.questions, tokenizer, experiment.prompt) for t in evaluated}
-    _refuse_too_long(experiment, model, prompts)
+    for by_id in prompts.values():
+        refuse_too_long("rollout.max_new_tokens", experiment.rollout.max_new_tokens, model, by_id)
     engine = make_engine(experiment.rollout.engine, model, tokenizer)
     return Setup(experiment, model, tokenizer, engine, task, evaluated, prompts)
-
-
-def _refuse_too_long(experiment: Experiment, model: PreTrainedModel, prompts: dict[str, dict[str, list[int]]]) -> None:
-    room = getattr(model.config, "max_position_embeddings", None)
-    for by_id in prompts.values():
-        question, ids = max(by_id.items(), key=lambda item: len(item[1]))
-        need = len(ids) + experiment.rollout.max_new_tokens
-        if room is not None and need > room:
-            raise UserError(
-                f"rollout.max_new_tokens: {experiment.rollout.max_new_tokens} after the {len(ids)} tokens of question "
-                f"{question!r} exceeds the model's {room} positions; use at most {room - len(ids)}"
-            )
 
 
 def start(experiment: Experiment, folder: Path) -> Record:
@@ -120,9 +120,15 @@ def resume(folder: Path) -> Record:
         checkpoint = checkpoints.newest(folder / "checkpoints")
         setup = prepare(experiment)
         facts = _facts(setup)
-        for key in ("model", "task"):
+        for key in ("model", "task", "processes"):
             if record.manifest[key] != facts[key]:
                 raise UserError(f"{folder}: the run began with {key} {record.manifest[key]}, now it is {facts[key]}")
+        if record.manifest["threads"] != facts["threads"]:
+            print(
+                f"note: the run began with {record.manifest['threads']} threads, now there are {facts['threads']}: "
+                f"the result will agree to rounding, not bitwise",
+                file=sys.stderr,
+            )
         updates = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         state = processes()
         state.wait_for_everyone()
@@ -143,6 +149,7 @@ def _facts(setup: Setup) -> dict[str, Any]:
             "architecture": setup.model.config.model_type,
             "parameters": setup.model.num_parameters(),
             "dtype": str(setup.model.dtype).removeprefix("torch."),
+            "revision": getattr(setup.model.config, "_commit_hash", None),  # of a hub model
         },
         "task": {
             "name": setup.task.name,  # of a user's file: its stem
@@ -150,6 +157,8 @@ def _facts(setup: Setup) -> dict[str, Any]:
             "labelled": setup.task.labelled,
             "fingerprint": setup.task.fingerprint(),
         },
+        "processes": processes().num_processes,
+        "threads": torch.get_num_threads(),
         "engine": setup.engine.name,
         "device": str(setup.model.device),
         "checkpoint_rule": "last",
@@ -175,6 +184,7 @@ class _Stop:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.when = 0.0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -186,9 +196,10 @@ class _Stop:
                 signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self.received is not None:
+        # A launcher passes on the Ctrl-C that the terminal has sent already: that is not a second one.
+        if self.received is not None and time.monotonic() - self.when > 1:
             raise KeyboardInterrupt
-        self.received = number
+        self.received, self.when = number, time.monotonic()
 
 
 class _Checkpointer(TrainerCallback):
@@ -212,6 +223,7 @@ class _Checkpointer(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
+        processes().wait_for_everyone()  # each one writes its own random state
         if state.is_world_process_zero:
             checkpoints.seal(self.folder / f"checkpoint-{state.global_step}")
         return control
@@ -315,7 +327,8 @@ class _Session:
         setup, rows = self.setup, list[Row]()
         settings, protocols = setup.experiment.evaluate, self._protocols(step)
         name = "evaluating the base" if step == 0 else f"evaluating step {step}"
-        self.progress.start(name, len(setup.evaluated) * len(protocols), unit="protocol")
+        samples = sum(len(task.questions) for task in setup.evaluated) * sum(p.samples for p in protocols)
+        self.progress.start(name, samples, unit="sample")
         for task in setup.evaluated:
             for protocol in protocols:
                 if step == 0 and self.stop.received is not None:
@@ -329,10 +342,16 @@ class _Session:
                     setup.experiment.rollout.max_new_tokens,
                     setup.experiment.seeds.rl,
                     step,
+                    lambda finished: self.progress.advance(amount=finished),
                 )
-                self.progress.advance()
         self.progress.finish()
         self.record.write_eval(step, rows)
+        abstained = sum(row["key"] is None for row in rows) / len(rows)
+        if step == 0 and abstained > MOSTLY:
+            self.progress.say(
+                f"warning: {abstained:.0%} of the base's samples have no \\boxed{{}} answer, so there is little to "
+                f"vote on; ask for one with prompt.suffix=boxed, or raise rollout.max_new_tokens"
+            )
         assert self.mirror is not None
         self.mirror.log(step, headline(codes_by_protocol(rows), settings.k))
 

@@ -7,7 +7,8 @@ Every interval names its population:
 
 - ANSWERS: the same questions, the same weights, other samples;
 - QUESTIONS: other questions of the same kind, the same weights. Only where the weights have not seen
-  the questions: training on a set couples its questions to one another.
+  the questions: training on a set couples its questions to one another;
+- REPLICATES: other question draws and seeds of the same cell.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ttrl_repro.seeds import generator
 
 ANSWERS = "answers"
 QUESTIONS = "questions"
+REPLICATES = "replicates"
 LEVEL = 0.95  # coverage of every interval
 RESAMPLES = 1000
 
@@ -34,6 +36,15 @@ class Estimate:
     low: float
     high: float
     population: str | None
+
+
+def replicates_interval(values: np.ndarray) -> Estimate:
+    """Mean of independent replicates with its t interval; population REPLICATES (None for a single one)."""
+    n, mean = len(values), float(values.mean())
+    if n < 2:
+        return bare(mean)
+    half = float(scipy_stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
+    return Estimate(mean, mean - half, mean + half, REPLICATES)
 
 
 def bare(value: float) -> Estimate:

@@ -12,6 +12,7 @@ from ttrl_repro.stats import (
     Estimate,
     answers_interval,
     avg_at_k,
+    bare,
     encode_answers,
     maj_at_k,
     majority_ratio,
@@ -57,14 +58,18 @@ class Line:
     final_greedy: Estimate
     final_avg: Estimate
     final_maj: Estimate
+    final_samples: int  # behind final_maj
 
 
-def main_table(rows: Iterable[Row], last_step: int, temperature: float, k: int) -> list[Line]:
-    """The main table of a run: every task with an evaluation at step 0 and at `last_step`.
+def main_table(rows: Iterable[Row], trained: str, last_step: int, temperature: float, k: int) -> list[Line]:
+    """The main table of a run: every task with an evaluation at step 0 and at `last_step` (after it).
 
     avg@k uses the first k samples, maj@n all of them. The base's best temperatures are chosen on the
-    same samples that are then reported, which favours the base.
+    same samples that are then reported, which favours the base. Greedy answers get an interval over
+    questions, but not those of the trained weights on the task that they were `trained` on.
     """
+    if last_step == 0:
+        return []
     codes = codes_by_protocol(rows)
     lines = []
     for task, split in dict.fromkeys((task, split) for task, split, _, _ in codes):
@@ -89,9 +94,14 @@ def main_table(rows: Iterable[Row], last_step: int, temperature: float, k: int) 
                 base_maj=answers_interval(maj_at_k, at(0, temperature)),
                 base_best_maj=answers_interval(maj_at_k, at(0, best_maj)),
                 best_maj_temperature=best_maj,
-                final_greedy=questions_interval(at(last_step, 0.0)[:, 0] == 0),
+                final_greedy=(
+                    bare(avg_at_k(at(last_step, 0.0)))
+                    if (task, split) == (trained, "train")
+                    else questions_interval(at(last_step, 0.0)[:, 0] == 0)
+                ),
                 final_avg=answers_interval(avg_at_k, at(last_step, temperature)[:, :k]),
                 final_maj=answers_interval(maj_at_k, at(last_step, temperature)),
+                final_samples=at(last_step, temperature).shape[1],
             )
         )
     return lines

@@ -67,6 +67,9 @@ class _Pending:
     voting_seconds: float
 
 
+MOST_GAP = 1e-2  # between sampler and trainer, in fp32: rounding stays below 1e-3
+
+
 @dataclass(frozen=True)
 class StepResult:
     """One step, for the record. `step` counts from 1: step 1 samples from the base's weights."""
@@ -85,7 +88,6 @@ class StepResult:
 class Plan:
     """Batch sizes that TRL neither drops from nor splits groups across. Made by `plan_batches`."""
 
-    questions_per_step: int
     microbatch: int  # samples per process and forward pass
     accumulation: int  # forward passes per update
     forwards_per_step: int
@@ -105,6 +107,8 @@ def plan_batches(experiment: Experiment, n_questions: int, processes: int = 1) -
             f"train.questions_per_step: {per_step} does not divide the task's {n_questions} questions "
             f"({n_questions % per_step} would never be trained on); use one of {fits}"
         )
+    if experiment.reward == "permuted" and per_step < 2:
+        raise UserError("train.questions_per_step: reward 'permuted' needs 2 or more")
     if per_step % processes:
         raise UserError(
             f"train.questions_per_step: {per_step} questions do not divide over {processes} processes; "
@@ -124,7 +128,7 @@ def plan_batches(experiment: Experiment, n_questions: int, processes: int = 1) -
             f"use a divisor of {per_update}"
         )
     accumulation = per_update // microbatch
-    return Plan(per_step, microbatch, accumulation, accumulation * train.updates_per_step)
+    return Plan(microbatch, accumulation, accumulation * train.updates_per_step)
 
 
 class _EpochSampler(RepeatSampler):
@@ -328,6 +332,11 @@ class TTRLTrainer(GRPOTrainer):
         super().log(logs, start_time)
         if self._pending is None:
             return
+        if self.model.dtype == torch.float32 and self.model.device.type == "cpu" and max(sampler_gap) > MOST_GAP:
+            raise RuntimeError(
+                f"step {self.steps_done}: the sampler's log-probabilities are up to {max(sampler_gap):.3g} off the "
+                f"trainer's, so it samples from another model; try rollout.engine=transformers, and report this"
+            )
         pending, self._pending = self._pending, None
         seconds = time.perf_counter() - self._step_started
         groups, step = pending.groups, self.steps_done
@@ -444,7 +453,9 @@ def _arguments(experiment: Experiment, plan: Plan, folder: Path, count: int) -> 
         max_grad_norm=train.gradient_clip,
         save_strategy="no",  # checkpoints are asked for at the end of whole steps (run.py)
         save_total_limit=2,
-        gradient_checkpointing=False,
+        gradient_checkpointing=train.gradient_checkpointing,
+        disable_dropout=True,  # the sampler has none either
+        ddp_timeout=24 * 3600,
         bf16=cuda,
         use_cpu=not cuda,
         ddp_backend="gloo" if count > 1 and not cuda else None,

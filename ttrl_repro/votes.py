@@ -48,10 +48,6 @@ class Vote:
         """Samples without an answer."""
         return self.n - sum(self.counts.values())
 
-    def rewards(self, keys: Sequence[str | None]) -> list[float]:
-        """1.0 where a sample's key is the label's, 0.0 elsewhere; an abstention never earns a reward."""
-        return [float(key is not None and key == self.key) for key in keys]
-
 
 def vote(answers: Sequence[str | None], seed: int = 0) -> Vote:
     """The majority vote over the answers' keys.

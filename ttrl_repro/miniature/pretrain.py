@@ -165,7 +165,12 @@ def pretrain_base(recipe: Recipe, seed: int, folder: Path | None = None) -> Path
     target = folder or bases_folder() / f"{recipe.name}-seed{seed}"
     if target.exists() and any(target.iterdir()):
         raise UserError(f"{target}: is not empty; give another folder with --out")
+    partial = target.with_name(f".{target.name}.partial")  # an interrupted base must not look like one
+    shutil.rmtree(partial, ignore_errors=True)
     with Progress() as progress:
-        pretrain(recipe, seed, target, progress)
-    write_card(target)
+        pretrain(recipe, seed, partial, progress)
+    write_card(partial)
+    if target.exists():
+        target.rmdir()
+    partial.rename(target)
     return target

@@ -6,7 +6,6 @@ question gets its own. What a run gains under it is not taught by the labels.
 
 import numpy as np
 
-from ttrl_repro.errors import UserError
 from ttrl_repro.rewards.base import Reward, Rollouts, agreement
 from ttrl_repro.seeds import generator
 
@@ -14,11 +13,11 @@ from ttrl_repro.seeds import generator
 def permuted(rollouts: Rollouts) -> np.ndarray:
     """Labels are passed along a random cycle through all questions of the step, so nobody keeps its own.
 
-    Raises UserError for a step of a single question.
+    Raises ValueError for a step of a single question (which the trainer refuses beforehand).
     """
     n = len(rollouts.votes_Q)
     if n < 2:
-        raise UserError("reward: 'permuted' needs train.questions_per_step of 2 or more")
+        raise ValueError("labels of a single question cannot be permuted")
     cycle = generator(rollouts.seed, "permuted").permutation(n)
     labels: list[str | None] = [None] * n
     for giver, taker in zip(cycle, np.roll(cycle, 1), strict=True):

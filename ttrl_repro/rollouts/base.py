@@ -3,14 +3,15 @@
 Shapes, here and everywhere: Q questions, N samples per question, T new tokens, R rows (R = Q * N at
 most), V vocabulary.
 
-Every sample has its own stream of uniform numbers, named by (seed, question id, sample), and a token
-is picked by inverting the cumulative distribution at its uniform number. Samples therefore do not
-depend on which other questions or samples share the batch, and two engines given equal
-log-probabilities pick equal tokens.
+Every question has its own stream of uniform numbers, named by (seed, question id), from which sample n
+takes the n-th row of max_new_tokens numbers; a token is picked by inverting the cumulative distribution
+at its number. Samples therefore do not depend on which other questions or samples share the batch, and
+two engines given equal log-probabilities pick equal tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,24 +69,28 @@ class Samples:
         """All sampled tokens."""
         return int(self.lengths_QN.sum())
 
-    @property
-    def mean_entropy(self) -> float:
-        """Mean entropy per sampled token, in nats."""
-        return float(self.entropies_QNT.sum(dtype=np.float64) / self.lengths_QN.sum())
-
 
 class Engine(Protocol):
     """A way to sample completions from the live model (its weights are read at each call)."""
 
     name: str
 
-    def sample(self, prompts: list[list[int]], uniforms_QNT: np.ndarray, sampling: Sampling) -> Samples:
-        """N completions of each prompt (token ids); `uniforms_QNT` as from `uniforms`."""
+    def sample(
+        self,
+        prompts: list[list[int]],
+        uniforms_QNT: np.ndarray,
+        sampling: Sampling,
+        report: Callable[[int], None] = ...,
+    ) -> Samples:
+        """N completions of each prompt (token ids); `uniforms_QNT` as from `uniforms`.
+
+        `report(rows)` is called whenever that many more samples are finished.
+        """
         ...
 
 
 def uniforms(seed: int, question_ids: list[str], n: int, max_new_tokens: int) -> np.ndarray:
-    """The samples' uniform numbers in [0, 1), (Q, N, T) float64, a stream per question and sample."""
+    """The samples' uniform numbers in [0, 1), (Q, N, T) float64, a stream per question."""
     return np.stack([generator(seed, "sample", question).random((n, max_new_tokens)) for question in question_ids])
 
 

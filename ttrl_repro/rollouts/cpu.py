@@ -7,6 +7,7 @@ product each; the key/value cache is allocated once per batch instead of growing
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 from ttrl_repro.rollouts.base import Samples, Sampling, pick
 
 CACHE_BYTES = 512 * 2**20  # of keys and values: as many rows are decoded together as fit in it
+MOST_PARAMETERS = 50_000_000  # beyond, fp32 copies of weights and caches cost more than they save
 COMPACT_BELOW = 0.85  # finished rows are dropped once fewer than this share of the batch is alive
 
 
@@ -49,6 +51,8 @@ def unsupported(model: PreTrainedModel) -> str | None:
         return f"hidden_act {config.hidden_act!r} is not 'silu'"
     if any("lora" in name for name, _ in model.named_parameters()):
         return "the model carries adapters"
+    if model.num_parameters() > MOST_PARAMETERS:
+        return f"{model.num_parameters():,} parameters are more than the {MOST_PARAMETERS:,} it is made for"
     return None
 
 
@@ -184,7 +188,13 @@ class CpuEngine:
     # -- sampling --------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def sample(self, prompts: list[list[int]], uniforms_QNT: np.ndarray, sampling: Sampling) -> Samples:
+    def sample(
+        self,
+        prompts: list[list[int]],
+        uniforms_QNT: np.ndarray,
+        sampling: Sampling,
+        report: Callable[[int], None] = lambda _: None,
+    ) -> Samples:
         """See `Engine.sample`. Raises ValueError if a prompt is empty or does not fit the model."""
         n_questions, n, width = uniforms_QNT.shape
         if n_questions != len(prompts) or width < sampling.max_new_tokens:
@@ -198,55 +208,62 @@ class CpuEngine:
                 f"the model has {self.model.config.max_position_embeddings}"
             )
         self._pack()
-        shape = (n_questions, n, sampling.max_new_tokens)
-        out = Samples(
-            np.zeros(shape, np.int64),
-            np.zeros(shape[:2], np.int64),
-            np.zeros(shape[:2], bool),
-            np.zeros(shape, np.float32),
-            np.zeros(shape, np.float32),
-        )
+        shape = (n_questions * n, sampling.max_new_tokens)
+        tokens_RT = np.zeros(shape, np.int64)
+        logprobs_RT, entropies_RT = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        lengths_R, finished_R = np.zeros(shape[0], np.int64), np.zeros(shape[0], bool)
+        uniforms_RT = uniforms_QNT.reshape(shape[0], -1)
         # Questions of similar prompt length share a batch, which keeps padding small.
         order = sorted(range(n_questions), key=lambda q: (len(prompts[q]), q))
+        rows = [q * n + i for q in order for i in range(n)]
         bytes_per_row = longest * self.kv_heads * self.dim * 4 * 2 * len(self.layers)
-        per_batch = max(1, self.cache_bytes // (bytes_per_row * n))
-        for start in range(0, n_questions, per_batch):
-            questions = order[start : start + per_batch]
-            self._sample_batch([prompts[q] for q in questions], questions, uniforms_QNT, sampling, out)
-        return out
+        size = max(1, self.cache_bytes // bytes_per_row)
+        for start in range(0, len(rows), size):
+            batch = rows[start : start + size]
+            found = self._sample_batch([prompts[row // n] for row in batch], uniforms_RT[batch], sampling)
+            tokens_RT[batch], logprobs_RT[batch], entropies_RT[batch] = (x.numpy() for x in found[:3])
+            lengths_R[batch], finished_R[batch] = (x.numpy() for x in found[3:])
+            report(len(batch))
+        return Samples(
+            tokens_RT.reshape(n_questions, n, -1),
+            lengths_R.reshape(n_questions, n),
+            finished_R.reshape(n_questions, n),
+            logprobs_RT.reshape(n_questions, n, -1),
+            entropies_RT.reshape(n_questions, n, -1),
+        )
 
     def _sample_batch(
-        self,
-        prompts: list[list[int]],
-        questions: list[int],
-        uniforms_QNT: np.ndarray,
-        sampling: Sampling,
-        out: Samples,
-    ) -> None:
-        n, limit = uniforms_QNT.shape[1], sampling.max_new_tokens
-        width = max(len(prompt) for prompt in prompts)
-        ids_QP = torch.full((len(prompts), width), self.pad_id)
-        real_QP = torch.zeros((len(prompts), width), dtype=torch.int64)
-        for q, prompt in enumerate(prompts):
+        self, prompts: list[list[int]], uniforms: np.ndarray, sampling: Sampling
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Tokens, log-probabilities, entropies (R, T), lengths and finished (R,), a prompt per row."""
+        limit = sampling.max_new_tokens
+        # Equal neighbours are samples of one question: their prompt is run once.
+        distinct = [prompt for i, prompt in enumerate(prompts) if i == 0 or prompt != prompts[i - 1]]
+        starts = [int(i > 0 and prompt != prompts[i - 1]) for i, prompt in enumerate(prompts)]
+        question_R = torch.tensor(starts).cumsum(0)
+        width = max(len(prompt) for prompt in distinct)
+        ids_QP = torch.full((len(distinct), width), self.pad_id)
+        real_QP = torch.zeros((len(distinct), width), dtype=torch.int64)
+        for q, prompt in enumerate(distinct):
             ids_QP[q, width - len(prompt) :] = torch.tensor(prompt)
             real_QP[q, width - len(prompt) :] = 1
         logits_QV, prompt_cache = self._prefill(ids_QP, real_QP)
 
-        rows, slots = len(prompts) * n, width + limit
+        rows, slots = len(prompts), width + limit
         cache = []
         for keys, values in prompt_cache:
             shape = (rows, self.kv_heads, slots, self.dim)
             pair = torch.empty(shape), torch.empty(shape)
             for buffer, prefix in zip(pair, (keys, values), strict=True):
-                buffer[:, :, :width] = prefix.repeat_interleave(n, dim=0)
+                buffer[:, :, :width] = prefix[question_R]
             cache.append(pair)
         bias_R11S = None
         if not bool(real_QP.all()):
             bias_R11S = torch.zeros(rows, 1, 1, slots)
-            padding = (real_QP == 0).repeat_interleave(n, dim=0)
+            padding = (real_QP == 0)[question_R]
             bias_R11S[:, 0, 0, :width].masked_fill_(padding, float("-inf"))
-        uniforms_RT = torch.from_numpy(uniforms_QNT[questions].reshape(rows, -1))
-        position_R = real_QP.sum(-1).repeat_interleave(n)
+        uniforms_RT = torch.from_numpy(uniforms)
+        position_R = real_QP.sum(-1)[question_R]
         alive_R = torch.arange(rows)  # original row of each row of the batch
         ended_R = torch.zeros(rows, dtype=torch.bool)
         tokens_RT = torch.zeros((rows, limit), dtype=torch.int64)
@@ -254,7 +271,7 @@ class CpuEngine:
         lengths_R = torch.full((rows,), limit)
         finished_R = torch.zeros(rows, dtype=torch.bool)
 
-        logits_RV = logits_QV.repeat_interleave(n, dim=0)
+        logits_RV = logits_QV[question_R]
         for t in range(limit):
             token_R, logprob_R, entropy_R = pick(logits_RV, uniforms_RT[alive_R, t], sampling)
             going = alive_R[~ended_R]
@@ -280,11 +297,4 @@ class CpuEngine:
             logits_RV = self._decode(token_R, position_R, width + t, cache, bias_R11S)
             position_R = position_R + 1
 
-        for array, rows_first in (
-            (out.tokens_QNT, tokens_RT),
-            (out.lengths_QN, lengths_R),
-            (out.finished_QN, finished_R),
-            (out.logprobs_QNT, logprobs_RT),
-            (out.entropies_QNT, entropies_RT),
-        ):
-            array[questions] = rows_first.numpy().reshape(len(questions), *array.shape[1:])
+        return tokens_RT, logprobs_RT, entropies_RT, lengths_R, finished_R

@@ -6,6 +6,8 @@ processor picks the token and leaves it as the only possible one, so that greedy
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
@@ -40,7 +42,13 @@ class GenerateEngine:
         self.model, self.eos_ids, self.pad_id, self.rows = model, sorted(eos_ids), pad_id, rows
 
     @torch.inference_mode()
-    def sample(self, prompts: list[list[int]], uniforms_QNT: np.ndarray, sampling: Sampling) -> Samples:
+    def sample(
+        self,
+        prompts: list[list[int]],
+        uniforms_QNT: np.ndarray,
+        sampling: Sampling,
+        report: Callable[[int], None] = lambda _: None,
+    ) -> Samples:
         """See `Engine.sample`."""
         n_questions, n, _ = uniforms_QNT.shape
         if n_questions != len(prompts):
@@ -62,6 +70,7 @@ class GenerateEngine:
             width = tokens.shape[1]
             tokens_RT[batch, :width] = tokens
             logprobs_RT[batch, :width], entropies_RT[batch, :width] = logprobs, entropies
+            report(len(batch))
         self.model.train(was_training)
         # After its end-of-sequence token a row went on as padding: none of that is part of the sample.
         ends_RT = np.isin(tokens_RT, self.eos_ids)
@@ -89,19 +98,25 @@ class GenerateEngine:
             ids[i, width - len(prompt) :] = torch.tensor(prompt, device=self.model.device)
             mask[i, width - len(prompt) :] = 1
         picker = _Picker(uniforms_RT, width, sampling)
-        # A fresh config: the model's own may carry top_k, penalties or a temperature, which are not ours.
         config = GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
             do_sample=False,
             eos_token_id=self.eos_ids,
             pad_token_id=self.pad_id,
         )
-        output = self.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            generation_config=config,
-            logits_processor=LogitsProcessorList([picker]),
-        )
+        # generate() fills what a config leaves open from the model's own, which may carry penalties.
+        own, self.model.generation_config = self.model.generation_config, GenerationConfig()
+        try:
+            # On a GPU the trainer computes in bf16 autocast, and so must the sampler.
+            with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.model.device.type == "cuda"):
+                output = self.model.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    generation_config=config,
+                    logits_processor=LogitsProcessorList([picker]),
+                )
+        finally:
+            self.model.generation_config = own
         return (
             output[:, width:].cpu().numpy(),
             torch.stack(picker.logprobs, 1).cpu().numpy(),

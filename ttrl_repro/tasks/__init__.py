@@ -27,9 +27,10 @@ def load_task(spec: str, draw: int = 0, split: Split = "train") -> Task:
     if spec in TASKS:
         return draw_task(spec, draw, split)
     if spec.endswith(".jsonl"):
-        if not Path(spec).is_file():
+        path = Path(spec).expanduser()
+        if not path.is_file():
             raise UserError(f"task: no such file {spec}")
         if split != "train":
             raise UserError(f"task: {spec} has no {split!r} split")
-        return read_jsonl(Path(spec))
+        return read_jsonl(path)
     raise UserError(f"task: unknown task {spec!r}; known: {', '.join(task_names())}, or a path to a .jsonl file")

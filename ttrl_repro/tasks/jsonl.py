@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from pathlib import Path
 
+from ttrl_repro.answers import canonical
 from ttrl_repro.errors import UserError
 from ttrl_repro.tasks.base import Question, Task
 
@@ -18,7 +20,8 @@ def read_jsonl(path: Path) -> Task:
     of a part of the set. Fields other than FIELDS are ignored. Raises UserError naming the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): JSON strings may hold Unicode's other line separators.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"task: cannot read {path}: {error}") from error
     questions: list[Question] = []
@@ -36,9 +39,15 @@ def read_jsonl(path: Path) -> Task:
         problem, answer = row.get("problem"), row.get("answer")
         if not isinstance(problem, str) or not problem.strip():
             raise UserError(f"{where}: field 'problem' must be a non-empty string")
-        if isinstance(answer, bool) or not isinstance(answer, str | int | float | None):
-            raise UserError(f"{where}: field 'answer' must be a string or a number, or be left out")
-        identifier = str(row.get("id", number))
+        unreadable = answer is not None and (
+            isinstance(answer, bool)
+            or not isinstance(answer, str | int | float)
+            or (isinstance(answer, float) and not isfinite(answer))
+            or canonical(str(answer)) is None
+        )
+        if unreadable:
+            raise UserError(f"{where}: field 'answer' must be a non-empty string or a number, or be left out")
+        identifier = str(number if row.get("id") is None else row["id"])
         if identifier in seen:
             raise UserError(f"{where}: id {identifier!r} was used before, on line {seen[identifier]}")
         seen[identifier] = number
