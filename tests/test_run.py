@@ -412,13 +412,13 @@ def test_two_processes_vote_and_train_as_one(tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 
-    def two(*arguments: object) -> subprocess.CompletedProcess[str]:
+    def run_as_two(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = [*launcher, "-m", "ttrl_repro.cli", *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr
         return done
 
-    done = two("run", experiment, "--out", tmp_path / "two")
+    done = run_as_two("run", experiment, "--out", tmp_path / "two")
     assert done.stdout.count("record: ") == 1  # one process speaks
     one, two = (sorted_votes(tmp_path / name) for name in ("one", "two"))
     assert one[:10] == two[:10]  # the first step, from the same weights: bitwise
@@ -432,7 +432,7 @@ def test_two_processes_vote_and_train_as_one(tmp_path):
     set_state(tmp_path / "again", "running")
     with pytest.raises(UserError, match="the run began with processes 2, now it is 1"):
         resume(tmp_path / "again")
-    two("resume", tmp_path / "again")
+    run_as_two("resume", tmp_path / "again")
     same_outcome(tmp_path / "two", tmp_path / "again", "checkpoint-2")
 
 
