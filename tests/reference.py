@@ -65,3 +65,26 @@ def gradient(
             ratio = torch.exp(logp - logp.detach())
             (-(ratio * advantage).sum() / tokens).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def clipped_gradient(
+    model: PreTrainedModel,
+    samples: list[tuple[list[int], list[int], float, list[float]]],
+    tokens: float,
+    temperature: float,
+    clip: float,
+) -> tuple[dict[str, torch.Tensor], float]:
+    """Gradient of a later update: samples of (prompt, completion, advantage, old log-probabilities).
+
+    Returns it with the share of tokens at which clipping took the gradient away.
+    """
+    model.zero_grad()
+    clipped = 0
+    for prompt, completion, advantage, old in samples:
+        ratio = torch.exp(token_logprobs(model, prompt, completion, temperature) - torch.tensor(old))
+        kept = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+        outside = ((ratio > 1 + clip) & (advantage > 0)) | ((ratio < 1 - clip) & (advantage < 0))
+        clipped += int(outside.sum())
+        (-kept.sum() / tokens).backward()
+    gradient = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return gradient, clipped / sum(len(completion) for _, completion, _, _ in samples)

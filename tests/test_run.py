@@ -132,6 +132,7 @@ def test_the_record_of_a_run(finished):
     assert (manifest["state"], manifest["steps_done"], manifest["engine"]) == ("finished", STEPS, "cpu")
     assert manifest["cost"]["tokens_sampled"] > 0
     assert manifest["cost"]["flops"] > 0
+    assert 1e8 < manifest["cost"]["peak_memory_bytes"] < 3e9
     metrics = read_jsonl(finished / "metrics.jsonl")
     assert [row["step"] for row in metrics] == list(range(1, STEPS + 1))
     for row in metrics:
@@ -473,6 +474,13 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(tmp_path, ar
     assert errors.count("\n") == 1
     assert message in errors
     assert not out.exists()
+
+
+def test_keep_command(finished, tmp_path):
+    done = ttrl("keep", finished, tmp_path / "kept" / "r0")
+    assert (done.returncode, done.stdout) == (0, f"compact record: {tmp_path / 'kept' / 'r0'}\n")
+    assert ttrl("show", tmp_path / "kept" / "r0").returncode == 0  # a compact record is a record
+    assert not (tmp_path / "kept" / "r0" / "samples").exists()
 
 
 def test_a_folder_of_another_config_is_refused(finished, tmp_path):

@@ -35,7 +35,7 @@ class Probe(TTRLTrainer):
     """The trainer, keeping what it sampled, what TRL made of it, and the gradient of every update."""
 
     def __init__(self, *args, **kwargs):
-        self.rollouts, self.batches, self.gradients = [], [], []
+        self.rollouts, self.batches, self.gradients, self.weights, self.inputs = [], [], [], [], []
         super().__init__(*args, **kwargs)
 
     def _sample_and_vote(self, ids):
@@ -48,6 +48,10 @@ class Probe(TTRLTrainer):
         self.batches.append(batch)
         return batch
 
+    def _compute_loss(self, model, inputs):
+        self.inputs.append(inputs)
+        return super()._compute_loss(model, inputs)
+
 
 class KeepGradients(TrainerCallback):
     def __init__(self, trainer):
@@ -55,6 +59,7 @@ class KeepGradients(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
         self.trainer.gradients.append({n: p.grad.clone() for n, p in model.named_parameters()})
+        self.trainer.weights.append({n: p.detach().clone() for n, p in model.named_parameters()})
 
 
 def make(experiment, tmp_path, gold="own"):
@@ -116,6 +121,28 @@ def test_the_gradient_is_that_of_the_reference(tmp_path):
     groups[0][0] = (prompt, completion, 1 - reward)
     with pytest.raises(AssertionError):
         assert_same_gradient(trainer.gradients[0], reference.gradient(initial, groups, 1.0))
+
+
+def test_the_second_update_clips_as_the_reference_does(tmp_path):
+    experiment = change(train={"steps": 1, "updates_per_step": 2, "learning_rate": 3e-3})
+    trainer, results = make(experiment, tmp_path)
+    trainer.train()
+    assert len(trainer.gradients) == len(trainer.inputs) == 2
+    batch = trainer.inputs[1]
+    samples = []
+    for i in range(len(batch["completion_ids"])):
+        prompt = batch["prompt_ids"][i][batch["prompt_mask"][i].bool()].tolist()
+        mask = batch["completion_mask"][i].bool()
+        completion, old = batch["completion_ids"][i][mask].tolist(), batch["old_per_token_logps"][i][mask].tolist()
+        samples.append((prompt, completion, batch["advantages"][i].item(), old))
+    model, _ = load_model(experiment.model)
+    model.load_state_dict(trainer.weights[1], strict=False)  # the tied output matrix goes with the embedding
+    # The mean is over the rollout's tokens, of which an update has its share: half.
+    tokens = sum(len(ids) for ids in trainer.rollouts[0][1]["completion_ids"]) / 2
+    expected, clipped = reference.clipped_gradient(model, samples, tokens, 1.0, 0.2)
+    assert clipped > 0.01  # clipping is in play
+    assert_same_gradient(trainer.gradients[1], expected)
+    assert 0 < results[0].metrics["clip_ratio"] < 0.5
 
 
 def test_the_gradient_does_not_depend_on_the_microbatch(tmp_path):

@@ -91,9 +91,11 @@ def print_report(folder: Path) -> None:
         out.print(_trajectory(metrics))
     cost = manifest["cost"]
     evaluated = sum(row["tokens"] for row in rows)
+    peak = f"; peak memory {cost['peak_memory_bytes'] / 1e9:.2f} GB" if "peak_memory_bytes" in cost else ""
     out.print(
         f"cost: {cost['tokens_sampled']:,} tokens sampled, {cost['tokens_trained']:,} trained on, "
-        f"{cost['flops']:.2e} FLOPs, {cost['seconds']:.0f} s in steps; {evaluated:,} tokens sampled for evaluation",
+        f"{cost['flops']:.2e} FLOPs, {cost['seconds']:.0f} s in steps; "
+        f"{evaluated:,} tokens sampled for evaluation{peak}",
         highlight=False,
     )
     out.print(f"record: {folder}", highlight=False, soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import signal
 import sys
 import time
@@ -312,6 +313,10 @@ class _Session:
         cost["tokens_trained"] += trained
         cost["flops"] += self.parameters * (2.0 * (sampled + prompt) + 6.0 * trained)
         cost["seconds"] = round(cost["seconds"] + seconds, 3)
+        # Of this process since its start, evaluations included; Linux counts in KiB, macOS in bytes.
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        cost["peak_memory_bytes"] = max(cost.get("peak_memory_bytes", 0), peak)
 
     def _protocols(self, step: int) -> list[Protocol]:
         settings = self.setup.experiment.evaluate

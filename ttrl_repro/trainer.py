@@ -67,7 +67,7 @@ class _Pending:
     voting_seconds: float
 
 
-MOST_GAP = 1e-2  # between sampler and trainer, in fp32: rounding stays below 1e-3
+MOST_GAP = 1e-2  # between sampler and trainer, in fp32 on a CPU, where rounding stays below 1e-3
 
 
 @dataclass(frozen=True)
