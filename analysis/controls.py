@@ -12,6 +12,8 @@ from ttrl_repro.stats import avg_at_k, maj_at_k, replicates_interval
 from ttrl_repro.summary import codes_by_protocol
 
 MEASURES = ("base avg", "first maj", "trained avg", "trained maj", "gain", "gain over first maj", "boxed gain")
+PAIRED = "gain over format"
+SHOWN = ("base avg", "first maj", "trained avg", "gain over first maj", PAIRED)  # in the markdown table
 
 
 def per_run(study: Study) -> pd.DataFrame:
@@ -42,13 +44,27 @@ def per_run(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def with_paired(runs: pd.DataFrame) -> pd.DataFrame:
+    """`per_run`, and `gain over format`: a run's gain minus that of the format run of the same replicate.
+
+    Raises UserError if such a run is missing.
+    """
+    key = ["split", "replicate"]
+    control = runs[runs["reward"] == "format"].set_index(key)["gain"]
+    missing = [k for k in runs[key].itertuples(index=False, name=None) if k not in control.index]
+    if missing:
+        raise UserError(f"no format run for replicate {missing[0][1]}")
+    paired = runs.join(control.rename("control"), on=key)
+    return paired.assign(**{PAIRED: paired["gain"] - paired["control"]}).drop(columns="control")
+
+
 def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     """Mean and t interval over replicates of every measure: reward, split, n, measure, mean, low, high."""
     rows = []
     for reward, split in runs[["reward", "split"]].drop_duplicates().itertuples(index=False):
         group = runs[(runs["reward"] == reward) & (runs["split"] == split)]
         n = len(group)
-        for measure in MEASURES:
+        for measure in (*MEASURES, PAIRED):
             found = replicates_interval(group[measure].to_numpy())
             rows.append(
                 {
@@ -65,14 +81,15 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown(summary: pd.DataFrame) -> str:
-    """The summary as a table: a row per reward and split, a column per measure."""
+    """The summary as a table: a row per reward and split, a column per measure of SHOWN."""
     lines = [
-        "| reward | split | n | " + " | ".join(MEASURES) + " |",
-        "|---" * (3 + len(MEASURES)) + "|",
+        "| reward | questions | n | " + " | ".join(SHOWN) + " |",
+        "|---" * (3 + len(SHOWN)) + "|",
     ]
     for (reward, split), group in summary.groupby(["reward", "split"], sort=False):
         cells = []
-        for row in group.to_dict("records"):
+        for measure in SHOWN:
+            row = group[group["measure"] == measure].iloc[0]
             interval = "" if np.isnan(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]"
             cells.append(f"{row['mean']:.3f}{interval}")
         lines.append(f"| {reward} | {split} | {group['n'].iloc[0]} | " + " | ".join(cells) + " |")

@@ -14,7 +14,7 @@ import pandas as pd
 import typer
 
 from analysis import load
-from analysis.controls import markdown, per_run, summarise
+from analysis.controls import markdown, per_run, summarise, with_paired
 from ttrl_repro.errors import UserError
 
 HERE = Path(__file__).resolve().parent
@@ -28,7 +28,7 @@ def main(
 ) -> None:
     """Write the table and print it."""
     folders = records or [HERE / "data" / cell for cell in CELLS]
-    runs = pd.concat([per_run(load(folder)) for folder in folders], ignore_index=True)
+    runs = with_paired(pd.concat([per_run(load(folder)) for folder in folders], ignore_index=True))
     summary = summarise(runs)
     out.mkdir(parents=True, exist_ok=True)
     runs.to_csv(out / f"{NAME}_runs.csv", index=False, float_format="%.6g", lineterminator="\n")

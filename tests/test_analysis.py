@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis import load
+from analysis.controls import PAIRED, markdown, per_run, summarise, with_paired
 from analysis.curves import paper_curves, training_curves
 from ttrl_repro.errors import UserError
 from ttrl_repro.records import Record
@@ -105,6 +106,32 @@ def test_other_questions_under_one_name_are_refused(study_folder):
     path.write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="were given different questions under one name: r0, r1"):
         load(study_folder)
+
+
+def test_controls_by_hand(study_folder):
+    runs = per_run(load(study_folder))
+    assert list(runs["base avg"]) == [0.5, 0.5]
+    assert list(runs["trained avg"]) == [1.0, 1.0]  # k = 2
+    assert list(runs["first maj"]) == [0.0, 0.0]
+    assert list(runs["gain over first maj"]) == [1.0, 1.0]
+    assert list(runs["boxed gain"]) == [0.0, 0.0]
+    control = runs.assign(reward="format", gain=[0.1, 0.3])
+    both = with_paired(pd.concat([runs, control], ignore_index=True))
+    assert list(both[PAIRED]) == pytest.approx([0.4, 0.2, 0.0, 0.0])
+    found = summarise(both).set_index(["reward", "measure"]).loc[("majority", PAIRED)]
+    assert found["mean"] == pytest.approx(0.3)
+    assert found["high"] == pytest.approx(0.3 + 12.7062 * 0.1, abs=1e-4)
+    assert "| majority | train | 2 | 0.500 [0.500, 0.500] |" in markdown(summarise(both))
+    with pytest.raises(UserError, match="no format run for replicate b0-d0-r0"):
+        with_paired(runs)
+
+
+def test_the_committed_table_follows_from_the_committed_records(repository, tmp_path):
+    script = repository / "paper_figures" / "table_controls.py"
+    done = subprocess.run([sys.executable, str(script), "--out", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("table_controls.csv", "table_controls_runs.csv", "table_controls.md"):
+        assert (tmp_path / name).read_bytes() == (script.parent / name).read_bytes()
 
 
 def test_no_records(tmp_path):
