@@ -72,8 +72,9 @@ class Algorithm(_Strict):
 class Train(_Strict):
     """The schedule. A step is one rollout of `questions_per_step` questions and the updates made from it.
 
-    questions_per_step: None takes the whole task. microbatch: samples per forward pass (None: all of an
-    update's). It bounds memory and does not change the loss. gradient_checkpointing: less memory, more time.
+    questions_per_step: None takes the whole task. microbatch: the most samples per forward pass (None: all
+    of an update's); the largest size that divides an update is taken. It bounds memory and does not
+    change the loss. gradient_checkpointing: less memory, more time.
     """
 
     steps: int = Field(40, ge=1)

@@ -121,12 +121,8 @@ def plan_batches(experiment: Experiment, n_questions: int, processes: int = 1) -
             f"of a step (train.questions_per_step x rollout.trained, per process)"
         )
     per_update = samples // train.updates_per_step
-    microbatch = train.microbatch or per_update
-    if per_update % microbatch:
-        raise UserError(
-            f"train.microbatch: {microbatch} does not divide the {per_update} samples of an update; "
-            f"use a divisor of {per_update}"
-        )
+    most = train.microbatch or per_update
+    microbatch = max(size for size in range(1, min(most, per_update) + 1) if per_update % size == 0)
     accumulation = per_update // microbatch
     return Plan(microbatch, accumulation, accumulation * train.updates_per_step)
 
