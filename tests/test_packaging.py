@@ -1,6 +1,7 @@
 """The installed wheel, outside the repository."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,9 +15,15 @@ def site(tmp_path_factory) -> Path:
     """The wheel, built from this repository and unpacked into a folder of its own."""
     repository = Path(__file__).resolve().parent.parent
     folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"  # a copy: building leaves files behind
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(repository / name, source)
+    for name in ("ttrl_repro", "analysis", "tests"):
+        shutil.copytree(repository / name, source / name)
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder),
-         str(repository)],
+         str(source)],
         check=True,
         capture_output=True,
     )  # fmt: skip

@@ -97,6 +97,7 @@ def print_report(folder: Path) -> None:
         f"{cost['flops']:.2e} FLOPs, {cost['seconds']:.0f} s in steps; "
         f"{evaluated:,} tokens sampled for evaluation{peak}",
         highlight=False,
+        soft_wrap=True,
     )
     out.print(f"record: {folder}", highlight=False, soft_wrap=True)
     if (folder / "predictions.jsonl").is_file():
