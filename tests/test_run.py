@@ -483,6 +483,13 @@ def test_keep_command(finished, tmp_path):
     assert not (tmp_path / "kept" / "r0" / "samples").exists()
 
 
+def test_an_unknown_wandb_mode_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "banana")
+    with pytest.raises(UserError, match="WANDB_MODE: unknown mode 'banana'; known: offline"):
+        start(Experiment.model_validate(config()), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_of_another_config_is_refused(finished, tmp_path):
     other = Experiment.model_validate(config(seeds={"rl": 1}))
     before = sorted(finished.rglob("*"))

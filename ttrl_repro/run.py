@@ -42,7 +42,7 @@ from ttrl_repro.rewards import REWARDS
 from ttrl_repro.rollouts import Engine, make_engine
 from ttrl_repro.summary import codes_by_protocol, headline
 from ttrl_repro.tasks import Task, has_fresh_split, load_task
-from ttrl_repro.tracking import Mirror
+from ttrl_repro.tracking import Mirror, wandb_mode
 from ttrl_repro.trainer import StepResult, TTRLTrainer, plan_batches
 from ttrl_repro.votes import vote
 
@@ -68,6 +68,7 @@ MOSTLY = 0.9  # share of abstentions beyond which a base is warned about
 
 def prepare(experiment: Experiment) -> Setup:
     """Load and check everything. Raises UserError for whatever cannot work; writes nothing."""
+    wandb_mode()
     draw = experiment.seeds.draw
     task = load_task(experiment.task, draw)
     evaluated = [task]

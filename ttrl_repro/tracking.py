@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from ttrl_repro.config import Experiment
+from ttrl_repro.errors import UserError
 from ttrl_repro.records import Row
+
+MODES = ("offline", "online", "disabled", "shared", "dryrun", "run")
+
+
+def wandb_mode() -> str:
+    """WANDB_MODE, or `offline`. Raises UserError for a mode that W&B does not know."""
+    mode = os.environ.get("WANDB_MODE", "offline")
+    if mode not in MODES:
+        raise UserError(f"WANDB_MODE: unknown mode {mode!r}; known: {', '.join(MODES)}")
+    return mode
 
 
 class Mirror:
@@ -20,12 +31,22 @@ class Mirror:
     def __init__(self, experiment: Experiment, folder: Path, manifest: Mapping[str, Any]) -> None:
         self._run: Any = None
         self._samples = experiment.tracking.samples
-        mode = os.environ.get("WANDB_MODE", "offline")
+        mode = wandb_mode()
         if not experiment.tracking.wandb or mode == "disabled":
             return
         import wandb
 
-        self._run = wandb.init(
+        try:
+            self._run = self._start(wandb, experiment, folder, manifest, mode)
+        except wandb.errors.Error as error:
+            raise UserError(
+                f"W&B cannot start in mode {mode!r} ({' '.join(str(error).split())}); the run is recorded all the "
+                f"same: go on with WANDB_MODE=offline ttrl resume {folder}"
+            ) from error
+
+    @staticmethod
+    def _start(wandb: Any, experiment: Experiment, folder: Path, manifest: Mapping[str, Any], mode: str) -> Any:
+        return wandb.init(
             project=experiment.tracking.project,
             entity=experiment.tracking.entity,
             name=manifest["run_id"],
@@ -36,7 +57,7 @@ class Mirror:
             tags=[experiment.task, experiment.reward, experiment.algorithm.name],
             config={**experiment.model_dump(mode="json"), "manifest": dict(manifest)},
             dir=folder,
-            mode=mode,  # type: ignore[arg-type]  # W&B checks the value of its own variable
+            mode=mode,
             settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, save_code=False),
         )
 
