@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class Mirror:
             resume="allow",
             group=manifest["config_hash"],
             job_type="train",
-            tags=[experiment.task, experiment.reward, experiment.algorithm.name],
+            tags=[tag[:64] for tag in (manifest["task"]["name"], experiment.reward, experiment.algorithm.name)],
             config={**experiment.model_dump(mode="json"), "manifest": dict(manifest)},
             dir=folder,
             mode=mode,
@@ -84,6 +85,7 @@ class Mirror:
 
 
 def _run_id(manifest: Mapping[str, Any]) -> str:
-    """W&B's id of the run: kept over a resume, different for every record."""
-    stamp = "".join(character for character in manifest["created"] if character.isdigit())
-    return f"{manifest['run_id']}-{stamp}"[:64]
+    """W&B's id of the run: kept over a resume, different for every record, and of characters W&B takes."""
+    stamp = re.sub(r"\D", "", manifest["created"])
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", manifest["run_id"])
+    return f"{name[:40]}-{stamp}"
