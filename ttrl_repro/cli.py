@@ -37,7 +37,7 @@ app = typer.Typer(
 def run(
     experiment: Annotated[Path, typer.Argument(help="experiment file, as in experiments/")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, as in train.steps=10")] = None,
-    out: Annotated[Path | None, typer.Option(help="folder of the record [default: runs/NAME-HASH-bB-dD-rR]")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the record (default: runs/NAME-HASH-bB-dD-rR)")] = None,
 ) -> None:
     """Run an experiment: evaluate the base, train by TTRL, evaluate again, print the table."""
     from ttrl_repro.config import load_experiment
@@ -78,7 +78,10 @@ def evaluate(
     k: Annotated[int, typer.Option(min=1, help="samples per question")] = 16,
     temperature: Annotated[float, typer.Option(min=0.0, help="sampling temperature; 0 for greedy alone")] = 0.6,
     top_p: Annotated[float, typer.Option(min=0.01, max=1.0)] = 0.95,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="[default: the run's, or a miniature's]")] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="longest answer (default: the run's, or a miniature's; else needed)"),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     draw: Annotated[int, typer.Option(min=0, help="which draw of a miniature task")] = 0,
     split: Annotated[Split, typer.Option(help="a miniature task's set")] = Split.train,
@@ -113,7 +116,7 @@ def evaluate(
 def pretrain(
     recipe: Annotated[str, typer.Argument(help="a recipe's name, or a path to a .yaml")],
     seed: Annotated[int, typer.Option(min=0, help="base seed: initialisation, corpus and order")] = 0,
-    out: Annotated[Path | None, typer.Option(help="folder for the base [default: the user's cache]")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for the base (default: the user's cache)")] = None,
 ) -> None:
     """Train a miniature base from scratch, from its recipe."""
     from ttrl_repro.miniature.recipes import load_recipe

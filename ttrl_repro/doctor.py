@@ -24,7 +24,7 @@ def main() -> None:
     if found and not os.environ.get("TTRL_CUDA"):
         print(
             f"doctor: torch {build} brought {len(found)} CUDA packages ({', '.join(found[:3])}, ...). For a CPU build: "
-            f"`make clean` and `make venv TORCH_INDEX=<index of CPU builds>`; to keep them: TTRL_CUDA=1",
+            f"`make clean` and `make venv TORCH_INDEX=<index of CPU builds>`; to keep them: make venv TTRL_CUDA=1",
             file=sys.stderr,
         )
         raise SystemExit(1)

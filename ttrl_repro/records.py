@@ -282,6 +282,8 @@ def refuse_occupied(folder: Path, experiment: Experiment) -> None:
         raise UserError(f"{folder}: is not empty and holds no run record; give another folder")
     found = Record.reopen(folder).manifest
     mine = (experiment.cell_hash(), experiment.seeds.model_dump())
+    if (found["config_hash"], found["seeds"]) == mine and found["state"] == "finished":
+        raise UserError(f"{folder}: holds this very run, finished; see `ttrl show {folder}`, or give another --out")
     if (found["config_hash"], found["seeds"]) == mine:
         raise UserError(f"{folder}: holds this very run ({found['state']}); continue it with `ttrl resume {folder}`")
     raise UserError(
