@@ -121,7 +121,11 @@ def test_a_compact_record_has_what_figures_need(record, tmp_path):
     with pytest.raises(UserError, match="this run is running; only a finished one is kept"):
         keep_compact(record.folder, tmp_path / "kept")
     record.close("finished")
+    record.manifest["command"] = ["ttrl", "run", "x.yaml", "--out", "/home/me/r0"]
+    record.save_manifest()
     keep_compact(record.folder, tmp_path / "kept")
+    kept = json.loads((tmp_path / "kept" / "manifest.json").read_text())
+    assert kept == {**record.manifest, "command": ["ttrl", "run", "x.yaml", "--out", "r0"]}
     names = {str(path.relative_to(tmp_path / "kept")) for path in (tmp_path / "kept").rglob("*")}
     assert names == {
         "manifest.json", "config.yaml", "metrics.jsonl", "votes.parquet", "eval", "eval/step-000000.parquet",

@@ -259,6 +259,7 @@ def read_eval(folder: Path) -> list[dict[str, Any]]:
 def keep_compact(source: Path, target: Path) -> None:
     """Copy what figures and tables are made from: no sampled texts, checkpoints, timings or W&B files.
 
+    The copy is made to be shared: absolute paths in its `command` are cut to their last part.
     Raises UserError unless `source` is a finished run and `target` is free.
     """
     manifest = Record.reopen(source).manifest
@@ -267,7 +268,9 @@ def keep_compact(source: Path, target: Path) -> None:
     if target.exists() and any(target.iterdir()):
         raise UserError(f"{target}: is not empty; give another folder")
     target.mkdir(parents=True, exist_ok=True)
-    for name in ("manifest.json", "config.yaml", "metrics.jsonl", "votes.parquet"):
+    command = [Path(part).name if os.path.isabs(part) else part for part in manifest["command"]]
+    write_atomic(target / "manifest.json", json.dumps({**manifest, "command": command}, indent=2) + "\n")
+    for name in ("config.yaml", "metrics.jsonl", "votes.parquet"):
         shutil.copyfile(source / name, target / name)
     shutil.copytree(source / "eval", target / "eval", dirs_exist_ok=True)
 
