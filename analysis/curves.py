@@ -17,6 +17,7 @@ from ttrl_repro.errors import UserError
 from ttrl_repro.stats import ANSWERS, answers_interval, avg_at_k, maj_at_k, replicates_interval
 from ttrl_repro.summary import codes_by_protocol
 
+MANY = 5  # replicates from which on their interval says more than their lines
 COLUMNS = ["source", "cell", "run", "series", "step", "value", "low", "high", "population"]
 
 # Series drawn from metrics.jsonl, with their colours; the paper's curves share them.
@@ -115,7 +116,7 @@ def paper_curves(folder: Path) -> pd.DataFrame:
 
 def draw(ours: pd.DataFrame, paper: pd.DataFrame, title: str) -> Figure:
     """Two rows (ours, the paper's) of three panels: the vote, label accuracy against pass@1, entropy."""
-    figure, axes = plt.subplots(2, 3, figsize=(9.6, 5.0))
+    figure, axes = plt.subplots(2, 3, figsize=(9.6, 5.8))
     _draw_row(axes[0], ours, title)
     _draw_row(axes[1], paper, "the paper: Qwen2.5-Math-7B, AIME 2024")
     for row in axes:
@@ -135,8 +136,7 @@ def _draw_row(axes: np.ndarray, table: pd.DataFrame, title: str) -> None:
     styles = {
         "greedy": (COLOURS["black"], ":"),
         "avg": (COLOURS["red"], "-"),
-        "fresh avg": (COLOURS["red"], "--"),
-        "fresh greedy": (COLOURS["black"], "-."),
+        "fresh avg": (COLOURS["purple"], "--"),
     }
     _line(accuracy, table, "label_accuracy", COLOURS["blue"])
     for series in pass1:
@@ -151,20 +151,20 @@ def _draw_row(axes: np.ndarray, table: pd.DataFrame, title: str) -> None:
     _line(entropy, table, "entropy", COLOURS["green"])
     entropy.set_title("entropy (figure 12)", loc="left")
     for axis in (vote, accuracy):
-        axis.legend()
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=2, handlelength=1.6, columnspacing=1)
 
 
 def _line(axis: Axes, table: pd.DataFrame, series: str, colour: str, dash: str = "-") -> None:
-    """One series: every run thin and the mean thick with its interval, or a single run with its own."""
+    """One series: a single run with its interval; or the mean, over every run thin or (MANY runs) its interval."""
     rows = table[table["series"] == series].sort_values("step")
     if rows.empty:
         return
     runs = [name for name in rows["run"].unique() if name != "mean"]
     thick = rows[rows["run"] == ("mean" if len(runs) > 1 else runs[0])]
-    if len(runs) > 1:
+    axis.plot(thick["step"], thick["value"], dash, color=colour, label=series.replace("_", " "))
+    if 1 < len(runs) < MANY:
         for name in runs:
             one = rows[rows["run"] == name]
-            axis.plot(one["step"], one["value"], dash, color=colour, linewidth=0.5, alpha=0.4)
-    axis.plot(thick["step"], thick["value"], dash, color=colour, label=series.replace("_", " "))
-    if thick["low"].notna().any():
+            axis.plot(one["step"], one["value"], dash, color=colour, linewidth=0.5, alpha=0.5)
+    elif thick["low"].notna().any():
         axis.fill_between(thick["step"], thick["low"], thick["high"], color=colour, alpha=0.15, linewidth=0)
