@@ -495,7 +495,7 @@ def test_a_folder_of_another_config_is_refused(finished, tmp_path):
     before = sorted(finished.rglob("*"))
     with pytest.raises(UserError, match="holds the record of another config"):
         start(other, finished)
-    with pytest.raises(UserError, match="holds this very run, finished; `ttrl show"):
+    with pytest.raises(UserError, match="holds this very run, finished; see `ttrl show"):
         start(Experiment.model_validate(config()), finished)
     (tmp_path / "x").write_text("")
     with pytest.raises(UserError, match="is not empty and holds no run record"):
