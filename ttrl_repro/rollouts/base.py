@@ -56,6 +56,20 @@ class Samples:
     logprobs_QNT: np.ndarray
     entropies_QNT: np.ndarray
 
+    @classmethod
+    def of_rows(
+        cls,
+        n: int,
+        tokens_RT: np.ndarray,
+        lengths_R: np.ndarray,
+        finished_R: np.ndarray,
+        logprobs_RT: np.ndarray,
+        entropies_RT: np.ndarray,
+    ) -> Samples:
+        """From one row per sample, in order of the questions, `n` rows each."""
+        rows = (tokens_RT, lengths_R, finished_R, logprobs_RT, entropies_RT)
+        return cls(*(array.reshape(-1, n, *array.shape[1:]) for array in rows))
+
     def ids(self, q: int, n: int) -> list[int]:
         """Token ids of one completion."""
         return self.tokens_QNT[q, n, : self.lengths_QN[q, n]].tolist()

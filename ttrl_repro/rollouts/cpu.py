@@ -224,13 +224,7 @@ class CpuEngine:
             tokens_RT[batch], logprobs_RT[batch], entropies_RT[batch] = (x.numpy() for x in found[:3])
             lengths_R[batch], finished_R[batch] = (x.numpy() for x in found[3:])
             report(len(batch))
-        return Samples(
-            tokens_RT.reshape(n_questions, n, -1),
-            lengths_R.reshape(n_questions, n),
-            finished_R.reshape(n_questions, n),
-            logprobs_RT.reshape(n_questions, n, -1),
-            entropies_RT.reshape(n_questions, n, -1),
-        )
+        return Samples.of_rows(n, tokens_RT, lengths_R, finished_R, logprobs_RT, entropies_RT)
 
     def _sample_batch(
         self, prompts: list[list[int]], uniforms: np.ndarray, sampling: Sampling

@@ -74,18 +74,12 @@ class GenerateEngine:
         self.model.train(was_training)
         # After its end-of-sequence token a row went on as padding: none of that is part of the sample.
         ends_RT = np.isin(tokens_RT, self.eos_ids)
-        finished_R = ends_RT.any(axis=1)
+        finished_R = np.any(ends_RT, axis=1)
         lengths_R = np.where(finished_R, ends_RT.argmax(axis=1) + 1, sampling.max_new_tokens)
         beyond_RT = np.arange(shape[1]) >= lengths_R[:, None]
         for array in (tokens_RT, logprobs_RT, entropies_RT):
             array[beyond_RT] = 0
-        return Samples(
-            tokens_RT.reshape(n_questions, n, -1),
-            lengths_R.reshape(n_questions, n),
-            finished_R.reshape(n_questions, n),
-            logprobs_RT.reshape(n_questions, n, -1),
-            entropies_RT.reshape(n_questions, n, -1),
-        )
+        return Samples.of_rows(n, tokens_RT, lengths_R, finished_R, logprobs_RT, entropies_RT)
 
     def _generate(
         self, prompts: list[list[int]], uniforms_RT: torch.Tensor, sampling: Sampling
