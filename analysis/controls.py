@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from analysis.load import Study
+from analysis.load import Study, rows_of
 from ttrl_repro.errors import UserError
-from ttrl_repro.records import Row
 from ttrl_repro.stats import avg_at_k, maj_at_k, replicates_interval
 from ttrl_repro.summary import codes_by_protocol
 
@@ -23,10 +22,9 @@ def per_run(study: Study) -> pd.DataFrame:
     `boxed gain`: rise in the share of samples with an answer, the part of a gain that is format.
     """
     rows = []
-    for run in study.runs[study.runs["state"] == "finished"].to_dict("records"):
+    for run in rows_of(study.runs[study.runs["state"] == "finished"]):
         mine = study.answers[(study.answers["run"] == run["run"]) & (study.answers["task"] == run["trained_task"])]
-        answers: list[Row] = [{str(k): v for k, v in row.items()} for row in mine.to_dict("records")]
-        codes = codes_by_protocol(answers)
+        codes = codes_by_protocol(rows_of(mine))
         for split in dict.fromkeys(split for _, split, _, _ in codes):
             first = codes[run["trained_task"], split, 0, run["temperature"]]
             last = codes[run["trained_task"], split, run["steps_done"], run["temperature"]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.load import Study
+from analysis.load import Study, rows_of
 from analysis.style import COLOURS
 from ttrl_repro.errors import UserError
 from ttrl_repro.stats import ANSWERS, answers_interval, avg_at_k, maj_at_k, replicates_interval
@@ -47,14 +46,14 @@ def training_curves(study: Study, cell: str) -> pd.DataFrame:
     if runs.empty:
         raise UserError(f"no finished run of cell {cell}")
     rows: list[dict[str, object]] = []
-    for run in _records(runs):
+    for run in rows_of(runs):
         name, k = run["run"], run["k"]
         metrics = study.metrics[study.metrics["run"] == name]
         for series in (*TRAINING, "entropy"):
-            for row in _records(metrics[metrics["metric"] == series]):
+            for row in rows_of(metrics[metrics["metric"] == series]):
                 rows.append(_row(cell, name, series, row["step"], row["value"]))
         answers = study.answers[(study.answers["run"] == name) & (study.answers["task"] == run["trained_task"])]
-        for (_, split, step, t), codes_QN in codes_by_protocol(_records(answers)).items():
+        for (_, split, step, t), codes_QN in codes_by_protocol(rows_of(answers)).items():
             prefix = "" if split == "train" else f"{split} "
             if t == 0:
                 rows.append(_row(cell, name, f"{prefix}greedy", step, avg_at_k(codes_QN)))
@@ -66,10 +65,6 @@ def training_curves(study: Study, cell: str) -> pd.DataFrame:
                     rows.append(_row(cell, name, first, step, maj_at_k(codes_QN)))
     table = pd.DataFrame(rows, columns=COLUMNS)
     return pd.concat([table, _means(table, cell)], ignore_index=True) if len(runs) > 1 else table
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
 
 
 def _row(

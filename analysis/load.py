@@ -28,6 +28,11 @@ class Study:
     answers: pd.DataFrame
 
 
+def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table's rows as the record's own readers give them."""
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+
+
 def load(folder: str | Path) -> Study:
     """All records in `folder` (itself a record, or a folder of records), in order of their names.
 
