@@ -1,32 +1,109 @@
-"""Keys of answers: two answers count as the same vote if and only if their keys are equal."""
+"""Keys of answers: two answers are the same vote if and only if their keys are equal."""
 
 from __future__ import annotations
 
 import re
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from math import gcd
 
-_INTEGER = re.compile(r"([+-]?) ?([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.0*)?", re.ASCII)
-_THOUSANDS = re.compile(r"(?<=[0-9])(?:\{,\}|\\[,!] ?)(?=[0-9]{3})")  # LaTeX: 1{,}000 and 1\,000
+from ttrl_repro.answers.guard import GUARD
+from ttrl_repro.answers.keys import same
+from ttrl_repro.answers.sentences import final_part
+from ttrl_repro.answers.words import words_key
+
+MAX_TEXT = 20_000  # characters of a text that is searched for its answer
+MAX_CHARS = 1000  # of an answer that is parsed; a longer one is compared as text
+CACHED = 1 << 17  # answers whose keys are remembered
+_CACHED_CHARS = 200
+
+_NUMBER = re.compile(
+    r"\$?\s*([+-]?)\s*\$?\s*([0-9]{1,300}|[0-9]{1,3}(?:,[0-9]{3}){1,99})(?:\.([0-9]{0,300}))?\s*\.?\s*\$?", re.ASCII
+)
+_FRACTION = re.compile(
+    r"\$?([+-]?)\s*\\[dt]?frac\{([0-9]{1,300})\}\{([0-9]{1,300})\}\$?|\$?([+-]?)([0-9]{1,300})/([0-9]{1,300})\$?",
+    re.ASCII,
+)
+
+_cache: OrderedDict[str, str | None] = OrderedDict()
+_lock = threading.Lock()
 
 
 def canonical(answer: str | None) -> str | None:
-    """The key of an answer; None (no answer) stays None.
+    r"""The key of an answer: equal answers have equal keys (the grammar is in `keys`).
 
-    Integers have one key however they are written: `025`, `25.0`, `+25`, `$25$`; `1,000` and
-    `1{,}000` are `1000`, and `-0` is `0`. Any other answer is its own key, but for white space and
-    enclosing dollar signs.
+    None (no answer) stays None, and so does an answer without any letter or digit. Numbers that can be
+    read at a glance are; all else is parsed in the guarded worker, once for every string.
 
-    >>> canonical("025") == canonical("25.0") == "25"
+    >>> canonical("025") == canonical("25.0") == canonical("$25$") == "25"
+    True
+    >>> canonical(r"\frac{1}{2}") == canonical("0.5") == "1/2"
     True
     """
     if answer is None:
         return None
-    text = " ".join(answer.split())
-    if len(text) > 1 and text[0] == text[-1] == "$":
-        text = text.strip("$").strip()
-    if not text:
-        return None
-    match = _INTEGER.fullmatch(_THOUSANDS.sub(",", text.replace("−", "-")))
+    simple = _simple(answer)
+    if simple is not None:
+        return simple
+    with _lock:
+        if answer in _cache:
+            _cache.move_to_end(answer)
+            return _cache[answer]
+    key = _parsed(answer)
+    if len(answer) <= _CACHED_CHARS:
+        with _lock:
+            _cache[answer] = key
+            if len(_cache) > CACHED:
+                _cache.popitem(last=False)
+    return key
+
+
+def canonical_all(answers: Sequence[str | None]) -> list[str | None]:
+    """The keys of many answers, in one call: every distinct string is looked at once."""
+    found = {answer: canonical(answer) for answer in dict.fromkeys(answers)}
+    return [found[answer] for answer in answers]
+
+
+def _simple(answer: str) -> str | None:
+    """The key of a number in digits, without any parser; None for everything else."""
+    match = _NUMBER.fullmatch(answer)
     if match:
-        digits = match.group(2).replace(",", "").lstrip("0") or "0"
-        return f"-{digits}" if match.group(1) == "-" and digits != "0" else digits
-    return text
+        sign, whole, decimals = match.groups()
+        decimals = (decimals or "").rstrip("0")
+        digits = whole.replace(",", "")
+        if decimals:
+            return _reduced(sign == "-", int(digits + decimals), 10 ** len(decimals))
+        digits = digits.lstrip("0") or "0"
+        return f"-{digits}" if sign == "-" and digits != "0" else digits
+    match = _FRACTION.fullmatch(answer)
+    if match:
+        sign, above, below = (match.group(i) or match.group(i + 3) or "" for i in (1, 2, 3))
+        if int(below):
+            return _reduced(sign == "-", int(above), int(below))
+    return None
+
+
+def _reduced(negative: bool, above: int, below: int) -> str:
+    common = gcd(above, below)
+    above, below = above // common, below // common
+    sign = "-" if negative and above else ""
+    return f"{sign}{above}" if below == 1 else f"{sign}{above}/{below}"
+
+
+def _parsed(answer: str) -> str | None:
+    if len(answer) <= MAX_TEXT:
+        answer = final_part(answer)
+    if len(answer) > MAX_CHARS:
+        return words_key(answer)
+    reply = GUARD.read(answer)
+    return words_key(answer) if reply.key is None else reply.key
+
+
+def equivalent(a: str | None, b: str | None) -> bool:
+    """Whether two answers are the same: equal keys, or one says less and may mean the other (`keys.fits`).
+
+    Symmetric. Not transitive where rounding is involved, which is why votes cluster keys with `keys.classes`.
+    """
+    one, other = canonical(a), canonical(b)
+    return one is not None and other is not None and same(one, other)
