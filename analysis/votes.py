@@ -325,6 +325,17 @@ def write_study(curves: pd.DataFrame, adaptive: pd.DataFrame, folder: Path) -> l
     return paths
 
 
+def read_study(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The numbers that `write_study` wrote: curves and adaptive. Raises UserError if they are not there."""
+    tables = []
+    for name in (NAME, f"{NAME}_adaptive"):
+        path = folder / f"{name}.csv"
+        if not path.is_file():
+            raise UserError(f"no {path}; `ttrl votes FILE ... --out {folder}` writes it")
+        tables.append(pd.read_csv(path, keep_default_na=False, na_values={"k": [""]}))
+    return tables[0], tables[1]
+
+
 def print_study(curves: pd.DataFrame, adaptive: pd.DataFrame) -> None:
     """Print the tables, a row per file, and what the intervals range over."""
     out = console()
@@ -364,9 +375,9 @@ def print_study(curves: pd.DataFrame, adaptive: pd.DataFrame) -> None:
     out.print(table)
     out.print(
         f"{LEVEL:.0%} intervals: other questions of the same kind (bootstrap over questions). Votes over k samples,\n"
-        "drawn without replacement; ties are split evenly; samples without an answer do not vote. Label accuracy: share\n"
-        "of questions whose label is right. At k/4: the same at a quarter of the samples. Hurt: share of questions on\n"
-        "which it is below their avg. Agreement: of our verdicts with the file's own.",
+        "drawn without replacement; ties are split evenly; samples without an answer do not vote. Label accuracy:\n"
+        "share of questions whose label is right. At k/4: the same at a quarter of the samples. Hurt: share of\n"
+        "questions on which it is below their avg. Agreement: of our verdicts with the file's own.",
         highlight=False,
     )
     if not adaptive.empty:
