@@ -33,7 +33,7 @@ def main(
     paths.append(out / f"{NAME}.md")
     paths[-1].write_text(markdown(curves, adaptive))
     for path in paths:
-        print(f"figure: {path}")
+        print(f"written: {path}")
 
 
 if __name__ == "__main__":
