@@ -47,6 +47,7 @@ test: lint
 figures: venv
 	$(BIN)/python paper_figures/fig09_fig12_label_accuracy.py
 	$(BIN)/python paper_figures/table_controls.py
+	$(BIN)/python paper_figures/votes_on_real_answers.py
 
 bench: venv
 	$(BIN)/python bench/sampling.py

@@ -1,8 +1,8 @@
-"""Write the output of commands into the README, so that no number in it was typed by hand.
+"""Write the output of commands into the README and docs/votes.md, so that no number in them was typed by hand.
 
     python docs/fill_readme.py [--check]
 
-A block in README.md looks like this, and holds what the command prints when run in the repository:
+A block looks like this, and holds what the command prints when run in the repository:
 
     <!-- output of: ttrl show paper_figures/data/demo/r0 -->
     <!-- end -->
@@ -35,18 +35,20 @@ def output(command: str) -> str:
 
 
 def filled(text: str) -> str:
-    """The README's text with every block made anew."""
+    """A document's text with every block made anew."""
     return BLOCK.sub(lambda match: match[1] + output(match["command"]) + match[3], text)
 
 
 def main() -> None:
-    """Fill README.md, or check it."""
-    path = ROOT / "README.md"
-    old = path.read_text()
-    new = filled(old)
-    if "--check" in sys.argv[1:]:
-        raise SystemExit(0 if new == old else "README.md: a block is out of date; run python docs/fill_readme.py")
-    path.write_text(new)
+    """Fill the documents, or check them."""
+    for name in ("README.md", "docs/votes.md"):
+        path = ROOT / name
+        old = path.read_text()
+        new = filled(old)
+        if "--check" not in sys.argv[1:]:
+            path.write_text(new)
+        elif new != old:
+            raise SystemExit(f"{name}: a block is out of date; run python docs/fill_readme.py")
 
 
 if __name__ == "__main__":

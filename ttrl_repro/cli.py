@@ -113,6 +113,24 @@ def evaluate(
 
 
 @app.command()
+def votes(
+    files: Annotated[list[Path], typer.Argument(help=".jsonl of sampled answers: id, answers, maybe gold and correct")],
+    out: Annotated[Path | None, typer.Option(help="folder for csv, pdf and png")] = None,
+    chunk: Annotated[int, typer.Option(min=1, help="samples between two looks of adaptive voting")] = 8,
+    orders: Annotated[int, typer.Option(min=1, help="random orders of a question's samples")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="of these orders")] = 0,
+) -> None:
+    """What a vote over k sampled answers is worth as a label, and what stopping it early saves."""
+    from analysis.votes import print_study, study, write_study
+
+    curves, adaptive = study(files, chunk=chunk, orders=orders, seed=seed)
+    print_study(curves, adaptive)
+    if out is not None:
+        for path in write_study(curves, adaptive, out):
+            print(f"written: {path}")
+
+
+@app.command()
 def pretrain(
     recipe: Annotated[str, typer.Argument(help="a recipe's name, or a path to a .yaml")],
     seed: Annotated[int, typer.Option(min=0, help="base seed: initialisation, corpus and order")] = 0,

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from math import comb
 
 import numpy as np
 from scipy import stats as scipy_stats
@@ -26,6 +28,7 @@ QUESTIONS = "questions"
 REPLICATES = "replicates"
 LEVEL = 0.95  # coverage of every interval
 RESAMPLES = 1000
+MOST_SAMPLES = 1000  # of `votes_at_k`: C(1000, 500) is the last round size that a double holds
 
 
 @dataclass(frozen=True)
@@ -66,16 +69,107 @@ def avg_at_k(codes_QN: np.ndarray) -> float:
     return float((codes_QN == 0).mean())
 
 
-def maj_at_k(codes_QN: np.ndarray) -> float:
-    """Accuracy of the majority vote over all N samples, averaged over questions.
+def maj_at_k(codes_QN: np.ndarray, k: int | None = None) -> float:
+    """Accuracy of the majority vote over k of the N samples (None: all), averaged over questions.
+
+    The expectation over draws without replacement, as `maj_at_k_Q`.
+    """
+    return float(maj_at_k_Q(codes_QN, k).mean())
+
+
+def maj_at_k_Q(codes_QN: np.ndarray, k: int | None = None) -> np.ndarray:
+    """Probability (Q,) that the majority vote over k of the N samples (None: all) is right.
 
     Abstentions do not vote; a tie counts in the gold answer's share of it (the expectation of a fair
-    draw); a question on which all abstain counts 0.
+    draw); a draw in which all abstain counts 0. Raises ValueError as `votes_at_k`.
     """
+    if k is not None:
+        return votes_at_k(codes_QN, [k]).correct_QK[:, 0]
     counts_QC = _counts(codes_QN)
     top_Q = counts_QC.max(axis=1)
     tied_Q = (counts_QC == top_Q[:, None]).sum(axis=1)
-    return float(np.where((counts_QC[:, 0] == top_Q) & (top_Q > 0), 1 / tied_Q, 0.0).mean())
+    return np.where((counts_QC[:, 0] == top_Q) & (top_Q > 0), 1 / tied_Q, 0.0)
+
+
+@dataclass(frozen=True)
+class VotesAtK:
+    """The vote over k of a question's N samples, in expectation over draws without replacement.
+
+    A column per k. correct_QK: probability that the label is right (as `maj_at_k_Q`). tied_QK: that the top
+    count is shared. majority_QK: share of the k samples, abstentions included, that have the top count's answer.
+    The last two do not look at which answer is gold.
+    """
+
+    correct_QK: np.ndarray
+    tied_QK: np.ndarray
+    majority_QK: np.ndarray
+
+
+def votes_at_k(codes_QN: np.ndarray, ks: Sequence[int]) -> VotesAtK:
+    """Exact `VotesAtK` for every k of `ks` at once; no Monte Carlo.
+
+    Raises ValueError unless 1 <= k <= N <= MOST_SAMPLES.
+    """
+    q, n = codes_QN.shape
+    if n > MOST_SAMPLES:
+        raise ValueError(f"at most {MOST_SAMPLES} samples a question, not {n}")
+    if not all(1 <= k <= n for k in ks):
+        raise ValueError(f"a vote over k of {n} samples needs 1 <= k <= {n}, not {list(ks)}")
+    columns = list(ks)
+    found_QSK = np.empty((q, 3, len(columns)))
+    for i, (gold, *rivals) in enumerate(_counts(codes_QN).tolist()):
+        cast = sorted(count for count in rivals if count)
+        found_QSK[i] = _votes_by_size(gold, tuple(cast), n - gold - sum(cast))[:, columns]
+    return VotesAtK(found_QSK[:, 0], found_QSK[:, 1], found_QSK[:, 2])
+
+
+@lru_cache(maxsize=4096)
+def _votes_by_size(gold: int, rivals: tuple[int, ...], blanks: int) -> np.ndarray:
+    """The three numbers of `VotesAtK` for one question's counts: (3, n + 1), column k for a vote over k.
+
+    For a top count g, a rival with m votes in all contributes sum_{j<g} C(m, j) x^j + t C(m, g) x^g: x marks
+    samples drawn, t classes at the top. The coefficients of the product over rivals count the draws with
+    every t; a fair draw among t rivals and the gold answer takes gold with 1 / (1 + t). All terms are
+    positive, so doubles lose nothing to cancellation.
+    """
+    n = gold + sum(rivals) + blanks
+    correct_K, tied_K, top_K = np.zeros((3, n + 1))
+    for g in range(1, max(gold, *rivals, 0) + 1):
+        # Blanks never vote, and a rival with fewer than g votes in all never reaches g.
+        free = blanks + sum(count for count in rivals if count < g)
+        ways_TK = np.zeros((1, n + 1))
+        ways_TK[0, : free + 1] = _binomials(free)
+        for count in rivals:
+            if count >= g:
+                ways_TK = _with_class(ways_TK, count, g)
+        if gold >= g:
+            share_T = 1 / (1 + np.arange(len(ways_TK)))
+            correct_K[g:] += comb(gold, g) * (share_T @ ways_TK)[: n + 1 - g]
+        all_TK = _with_class(ways_TK, gold, g)
+        tied_K += all_TK[2:].sum(axis=0)
+        top_K += g * all_TK[1:].sum(axis=0)
+    draws_K = _binomials(n)
+    return np.array([correct_K, tied_K, top_K / np.maximum(np.arange(n + 1), 1)]) / draws_K
+
+
+def _with_class(ways_TK: np.ndarray, count: int, g: int) -> np.ndarray:
+    """`ways_TK` times the factor of a class with `count` votes at top count g; one more row if it can reach g."""
+    binomials = _binomials(count)
+    # Rows cannot run into one another: a product's degree is at most the samples of its classes.
+    below_TK = np.convolve(ways_TK.ravel(), binomials[:g])[: ways_TK.size].reshape(ways_TK.shape)
+    if count < g:
+        return below_TK
+    width = ways_TK.shape[1]
+    grown_TK = np.zeros((len(ways_TK) + 1, width))
+    grown_TK[:-1] = below_TK
+    grown_TK[1:, g:] += binomials[g] * ways_TK[:, : width - g]
+    return grown_TK
+
+
+@lru_cache(maxsize=4096)
+def _binomials(n: int) -> np.ndarray:
+    """C(n, 0..n) as doubles, each correctly rounded."""
+    return np.array([comb(n, j) for j in range(n + 1)], dtype=float)
 
 
 def pass_at_k(codes_QN: np.ndarray, k: int) -> float:
@@ -83,13 +177,23 @@ def pass_at_k(codes_QN: np.ndarray, k: int) -> float:
 
     Raises ValueError unless 1 <= k <= N.
     """
+    return float(pass_at_k_Q(codes_QN, k).mean())
+
+
+def pass_at_k_Q(codes_QN: np.ndarray, k: int) -> np.ndarray:
+    """`pass_at_k` of every question, (Q,)."""
     n = codes_QN.shape[1]
     if not 1 <= k <= n:
         raise ValueError(f"pass@{k} needs 1 <= k <= {n} samples")
     right_Q = (codes_QN == 0).sum(axis=1)
     # C(n - c, k) / C(n, k) as a product of factors in [0, 1]: no overflow, and 0 when k > n - c.
     factors_Qk = np.clip((n - right_Q[:, None] - np.arange(k)) / (n - np.arange(k)), 0, 1)
-    return float((1 - factors_Qk.prod(axis=1)).mean())
+    return 1 - factors_Qk.prod(axis=1)
+
+
+def abstention_rate(codes_QN: np.ndarray) -> float:
+    """Share of samples without an answer, averaged over questions."""
+    return float((codes_QN < 0).mean())
 
 
 def majority_ratio(codes_QN: np.ndarray) -> float:
@@ -111,6 +215,20 @@ def questions_interval(correct_Q: np.ndarray) -> Estimate:
     right, n = int(correct_Q.sum()), len(correct_Q)
     interval = scipy_stats.binomtest(right, n).proportion_ci(LEVEL, method="wilson")
     return Estimate(right / n, float(interval.low), float(interval.high), QUESTIONS)
+
+
+def questions_mean_interval(values_Q: np.ndarray, seed: int = 0) -> Estimate:
+    """Mean of one number a question, of any kind, with a percentile bootstrap over questions; population QUESTIONS.
+
+    For verdicts of 0 or 1 `questions_interval` is better: here equal values give an interval without width,
+    and on few questions (30) it covers a little less than LEVEL. None for a single question.
+    """
+    n, mean = len(values_Q), float(values_Q.mean())
+    if n < 2:
+        return bare(mean)
+    picks = generator(seed, "questions_mean_interval").integers(n, size=(RESAMPLES, n))
+    low, high = np.quantile(values_Q[picks].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(mean, float(low), float(high), QUESTIONS)
 
 
 def _counts(codes_QN: np.ndarray) -> np.ndarray:
