@@ -21,7 +21,7 @@ from scipy import stats as scipy_stats
 from analysis.load import rows_of
 from analysis.style import COLOURS, save
 from ttrl_repro.adaptive import SequentialRule
-from ttrl_repro.answers import canonical
+from ttrl_repro.answers import canonical, canonical_all, graded
 from ttrl_repro.errors import UserError
 from ttrl_repro.report import console
 from ttrl_repro.seeds import generator
@@ -72,9 +72,8 @@ class AnswerFile:
 
 def codes_of(answers: Sequence[str | None], gold: str | None) -> np.ndarray:
     """Codes (N,) of one question's answers, as in `stats`; without a gold answer none is 0."""
-    keys = {answer: canonical(answer) for answer in set(answers)}
     gold_key = canonical(gold) or ""  # no key is empty
-    return encode_answers([[keys[answer] for answer in answers]], [gold_key])[0]
+    return encode_answers([graded(canonical_all(answers), gold_key)], [gold_key])[0]
 
 
 def read_answers(path: Path) -> AnswerFile:

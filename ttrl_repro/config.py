@@ -44,8 +44,27 @@ class Prompt(_Strict):
     suffix: str = "auto"
 
 
+class Answers(_Strict):
+    r"""How answers are read from completions: from the last `\\boxed{}`; the other ways are off by default.
+
+    mode: `math`, or `choice` for a letter of `choices`. final_answer: without a box, what follows "answer is".
+    last_number: without either, the last number of the text, as in the released TTRL code (truncated outputs
+    then vote); `fallback_rate` in the metrics says how often these two were used.
+    """
+
+    mode: Literal["math", "choice"] = "math"
+    choices: str = Field("ABCD", pattern=r"^[A-Z]{2,26}$")
+    final_answer: bool = False
+    last_number: bool = False
+
+
 class Rollout(_Strict):
-    """Sampling for the vote: `votes` samples a question, of which a seeded draw of `trained` trains."""
+    """Sampling for the vote: `votes` samples a question, of which a seeded draw of `trained` trains.
+
+    adaptive_error: stop sampling a question once its majority is decided, with at most this probability of a
+    label that is no winner of the full vote (`adaptive.SequentialRule`); None samples all votes. It looks
+    after every `adaptive_chunk` samples, from `trained` on.
+    """
 
     engine: Literal["auto", "cpu", "transformers"] = "auto"
     votes: int = Field(64, ge=1)
@@ -53,6 +72,8 @@ class Rollout(_Strict):
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_new_tokens: int = Field(90, ge=1)
+    adaptive_error: float | None = Field(None, ge=0, lt=1)
+    adaptive_chunk: int = Field(8, ge=1)
 
     @model_validator(mode="after")
     def _trained_of_votes(self) -> Rollout:
@@ -137,6 +158,7 @@ class Experiment(_Strict):
     model: str
     reward: Literal["majority", "oracle", "permuted", "format"] = "majority"
     prompt: Prompt = Prompt()
+    answers: Answers = Answers()
     rollout: Rollout = Rollout()
     algorithm: Algorithm = Algorithm()
     train: Train = Train()

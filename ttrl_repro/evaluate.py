@@ -9,8 +9,8 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ttrl_repro import checkpoints
-from ttrl_repro.answers import canonical, extract
-from ttrl_repro.config import Prompt
+from ttrl_repro.answers import canonical, canonical_all, extract, graded
+from ttrl_repro.config import Answers, Prompt
 from ttrl_repro.errors import UserError
 from ttrl_repro.miniature.corpus import MAX_COMPLETION
 from ttrl_repro.miniature.recipes import recipe_names
@@ -38,6 +38,7 @@ class Protocol:
 
 
 GREEDY = Protocol(0.0, 1.0, 1)
+DEFAULT_ANSWERS = Answers()
 
 
 def evaluate(
@@ -49,6 +50,7 @@ def evaluate(
     max_new_tokens: int,
     seed: int,
     step: int,
+    extraction: Answers = DEFAULT_ANSWERS,
     report: Callable[[int], None] = lambda _: None,
 ) -> list[Row]:
     """Rows of `records.EVAL`, one per sampled answer. Samples depend on (seed, step, task, protocol).
@@ -66,8 +68,11 @@ def evaluate(
     rows: list[Row] = []
     for q, question in enumerate(task.questions):
         texts = tokenizer.batch_decode([samples.ids(q, n) for n in range(protocol.samples)], skip_special_tokens=True)
-        for n, text in enumerate(texts):
-            answer = extract(text)
+        answers = [extract(text, **extraction.model_dump()) for text in texts]
+        gold = canonical(question.answer)
+        keys = canonical_all(answers)
+        keys = keys if gold is None else graded(keys, gold)
+        for n, answer in enumerate(answers):
             rows.append(
                 {
                     "step": step,
@@ -79,8 +84,8 @@ def evaluate(
                     "question_id": question.id,
                     "sample": n,
                     "answer": answer,
-                    "key": canonical(answer),
-                    "gold_key": canonical(question.answer),
+                    "key": keys[n],
+                    "gold_key": gold,
                     "tokens": int(samples.lengths_QN[q, n]),
                     "finished": bool(samples.finished_QN[q, n]),
                 }
@@ -104,7 +109,7 @@ def evaluate_model(
     max_new_tokens: None takes the run's own, or a miniature's. Raises UserError for a model or task that
     cannot be loaded, and for one that needs max_new_tokens.
     """
-    source, prompt, step = model, Prompt(), 0
+    source, prompt, extraction, step = model, Prompt(), DEFAULT_ANSWERS, 0
     limit = max_new_tokens or (MAX_COMPLETION if model in recipe_names() else None)
     if (Path(model) / "manifest.json").is_file():
         record = Record.reopen(Path(model))
@@ -112,7 +117,7 @@ def evaluate_model(
         if checkpoint is None:
             raise UserError(f"{model}: this run has no complete checkpoint to evaluate")
         experiment = record.experiment()
-        source, prompt = str(checkpoint), experiment.prompt
+        source, prompt, extraction = str(checkpoint), experiment.prompt, experiment.answers
         step = int(checkpoint.name.rpartition("-")[2]) // experiment.train.updates_per_step
         limit = max_new_tokens or experiment.rollout.max_new_tokens
     if limit is None:
@@ -128,7 +133,16 @@ def evaluate_model(
         progress.start(f"evaluating {task}", len(prompts) * sum(p.samples for p in protocols), unit="sample")
         for each in protocols:
             rows += evaluate(
-                engine, tokenizer, questions, prompts, each, limit, seed, step, lambda n: progress.advance(amount=n)
+                engine,
+                tokenizer,
+                questions,
+                prompts,
+                each,
+                limit,
+                seed,
+                step,
+                extraction,
+                lambda n: progress.advance(amount=n),
             )
     return rows
 

@@ -348,6 +348,7 @@ class _Session:
                     setup.experiment.rollout.max_new_tokens,
                     setup.experiment.seeds.rl,
                     step,
+                    setup.experiment.answers,
                     lambda finished: self.progress.advance(amount=finished),
                 )
         self.progress.finish()

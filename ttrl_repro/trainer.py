@@ -9,6 +9,7 @@ votes and rewards use the same notion of equality.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +25,15 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from ttrl_repro import metrics
+from ttrl_repro.adaptive import SequentialRule
 from ttrl_repro.algorithms import grpo
-from ttrl_repro.answers import canonical, extract
+from ttrl_repro.answers import Extraction, extraction, outcome, same
 from ttrl_repro.config import Experiment
 from ttrl_repro.errors import UserError
 from ttrl_repro.processes import processes
 from ttrl_repro.records import Row
 from ttrl_repro.rewards import REWARDS, Rollouts
-from ttrl_repro.rollouts import Engine, Samples, Sampling, uniforms
+from ttrl_repro.rollouts import Engine, Samples, Sampling, sample_until_decided, uniforms
 from ttrl_repro.seeds import derive_seed, generator
 from ttrl_repro.votes import Vote, vote
 
@@ -46,7 +48,8 @@ class _Group:
     question_id: str
     texts: list[str]
     answers: list[str | None]
-    keys: list[str | None]
+    fallbacks: int  # answers that were not in a box
+    outcomes: Counter[str]  # what came of parsing the answers
     vote: Vote
     trained: np.ndarray  # indices of the G samples that train, (G,)
     lengths: np.ndarray  # (N,)
@@ -225,20 +228,15 @@ class TTRLTrainer(GRPOTrainer):
 
     def _sample_and_vote(self, ids: list[str]) -> dict[str, list[Any]]:
         started = time.perf_counter()
-        settings = self.experiment.rollout
         seed = derive_seed(self.experiment.seeds.rl, "rollout", self.steps_done)
-        samples = self.engine.sample(
-            [self.prompts[i] for i in ids],
-            uniforms(seed, ids, settings.votes, settings.max_new_tokens),
-            Sampling(settings.temperature, settings.top_p, settings.max_new_tokens),
-        )
+        samples, drawn_Q = self._sample(ids, seed)
         sampled = time.perf_counter()
-        mine = [self._vote_on(question, q, samples, seed) for q, question in enumerate(ids)]
+        mine = [self._vote_on(question, q, samples, int(drawn_Q[q]), seed) for q, question in enumerate(ids)]
         # A reward may compare questions with one another, and so may a metric: they see every process's.
         groups: list[_Group] = gather_object(mine)
         rollouts = Rollouts(
             [group.question_id for group in groups],
-            [group.keys for group in groups],
+            [group.vote.keys for group in groups],
             [group.vote for group in groups],
             self._gold_of(groups) if self.reward.needs_gold else None,
             derive_seed(seed, "reward"),
@@ -255,22 +253,46 @@ class TTRLTrainer(GRPOTrainer):
             "reward": [float(rewards_QN[first + q, n]) for q, n in rows],
         }
 
-    def _vote_on(self, question: str, q: int, samples: Samples, seed: int) -> _Group:
-        """Decode, extract and vote on one question's samples, and draw those that train."""
-        n, g = self.experiment.rollout.votes, self.experiment.rollout.trained
-        texts = self.processing_class.batch_decode([samples.ids(q, i) for i in range(n)], skip_special_tokens=True)
-        answers = [extract(text) for text in texts]
-        lengths = samples.lengths_QN[q]
+    def _sample(self, ids: list[str], seed: int) -> tuple[Samples, np.ndarray]:
+        """The samples of each question, and how many it got: all, or as many as decided its vote."""
+        settings = self.experiment.rollout
+        prompts = [self.prompts[i] for i in ids]
+        uniforms_QNT = uniforms(seed, ids, settings.votes, settings.max_new_tokens)
+        sampling = Sampling(settings.temperature, settings.top_p, settings.max_new_tokens)
+        if settings.adaptive_error is None:
+            return self.engine.sample(prompts, uniforms_QNT, sampling), np.full(len(ids), settings.votes)
+        rule = SequentialRule(settings.votes, settings.adaptive_chunk, settings.adaptive_error)
+        return sample_until_decided(
+            self.engine, prompts, uniforms_QNT, sampling, rule, settings.trained, self._answers_of
+        )
+
+    def _answers_of(self, completions: list[list[int]]) -> list[str | None]:
+        found = [self._extraction(text) for text in self._texts(completions)]
+        return [one.answer if one else None for one in found]
+
+    def _texts(self, completions: list[list[int]]) -> list[str]:
+        return self.processing_class.batch_decode(completions, skip_special_tokens=True)
+
+    def _extraction(self, text: str) -> Extraction | None:
+        return extraction(text, **self.experiment.answers.model_dump())
+
+    def _vote_on(self, question: str, q: int, samples: Samples, n: int, seed: int) -> _Group:
+        """Decode, extract and vote on one question's n samples, and draw those that train."""
+        texts = self._texts([samples.ids(q, i) for i in range(n)])
+        found = [self._extraction(text) for text in texts]
+        answers = [one.answer if one else None for one in found]
+        g, lengths = self.experiment.rollout.trained, samples.lengths_QN[q, :n]
         return _Group(
             question_id=question,
             texts=texts,
             answers=answers,
-            keys=[canonical(answer) for answer in answers],
-            vote=vote(answers, derive_seed(seed, "tie", question)),
+            fallbacks=sum(one is not None and one.how != "box" for one in found),
+            outcomes=Counter(outcome(answer) for answer in answers if answer is not None),
+            vote=vote(answers, seed=derive_seed(seed, "tie", question)),
             trained=np.sort(generator(seed, "trained", question).permutation(n)[:g]),
             lengths=lengths,
-            finished=samples.finished_QN[q],
-            mean_logprobs=samples.logprobs_QNT[q].sum(axis=1, dtype=np.float64) / lengths,
+            finished=samples.finished_QN[q, :n],
+            mean_logprobs=samples.logprobs_QNT[q, :n].sum(axis=1, dtype=np.float64) / lengths,
             entropy=float(samples.entropies_QNT[q].sum(dtype=np.float64)),
             prompt_tokens=len(self.prompts[question]),
         )
@@ -342,13 +364,20 @@ class TTRLTrainer(GRPOTrainer):
             gold_Q = self._gold_of(groups)
             values.update(metrics.label_based(pending.rollouts, gold_Q, pending.rewards_QN, trained_QG))
         sampled = sum(int(group.lengths.sum()) for group in groups)
+        drawn = sum(group.vote.n for group in groups)
+        fallback = self.experiment.answers.final_answer or self.experiment.answers.last_number
+        adaptive = self.experiment.rollout.adaptive_error is not None
         result = StepResult(
             step=step,
             metrics={
                 **values,
                 "entropy": sum(group.entropy for group in groups) / sampled,
-                "mean_tokens": sampled / pending.rewards_QN.size,
+                "mean_tokens": sampled / drawn,
                 "truncation_rate": 1 - float(np.mean([group.finished.mean() for group in groups])),
+                "parse_error_rate": sum(group.outcomes["parse_error"] for group in groups) / drawn,
+                "parse_timeout_rate": sum(group.outcomes["parse_timeout"] for group in groups) / drawn,
+                **({"fallback_rate": sum(group.fallbacks for group in groups) / drawn} if fallback else {}),
+                **({"samples_per_question": drawn / len(groups)} if adaptive else {}),
                 "loss": logs["loss"],
                 "grad_norm": float(logs["grad_norm"]),
                 "learning_rate": logs["learning_rate"],
@@ -398,8 +427,8 @@ def _vote_row(step: int, group: _Group, gold: Mapping[str, str] | None) -> Row:
         "label_key": v.key,
         "top_count": top[0] if top else 0,
         "second_count": top[1] if len(top) > 1 else 0,
-        "gold_count": v.counts.get(key, 0) if key is not None else None,
-        "label_correct": v.key == key if key is not None else None,
+        "gold_count": sum(c for k, c in v.counts.items() if same(k, key)) if key is not None else None,
+        "label_correct": metrics.is_right(v.key, key) if key is not None else None,
         "n": v.n,
         "classes": len(v.counts),
         "tied": v.tied,
@@ -416,7 +445,7 @@ def _sample_rows(step: int, group: _Group, rewards_N: np.ndarray) -> list[Row]:
             "sample": n,
             "text": text,
             "answer": group.answers[n],
-            "key": group.keys[n],
+            "key": group.vote.keys[n],
             "reward": float(rewards_N[n]),
             "trained": n in trained,
             "tokens": int(group.lengths[n]),

@@ -5,26 +5,35 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log
+from math import fsum, isfinite, log
 
-from ttrl_repro.answers import canonical
+from ttrl_repro.answers import canonical_all, classes
 from ttrl_repro.seeds import generator
 
 
 @dataclass(frozen=True)
 class Vote:
-    """The outcome of a majority vote.
+    """The outcome of a majority vote over N samples.
 
     label: the answer that the reward accepts, as the samples wrote it most often; None if all abstained.
-    key: its key. counts: votes of each key, in decreasing order, ties in order of the key.
-    n: samples, abstentions included. tied: number of keys that share the top count (1: no tie).
+    key: the key of its class. keys: the class of every sample, (N,); None for an abstention.
+    counts: samples of each class. weights: what they weigh together, in decreasing order, ties in
+    order of the key; the same numbers as `counts` unless the vote was weighted. weight: of all samples.
+    tied: number of classes that share the top weight (1: no tie).
     """
 
     label: str | None
     key: str | None
+    keys: tuple[str | None, ...]
     counts: dict[str, int]
-    n: int
+    weights: dict[str, float]
+    weight: float
     tied: int
+
+    @property
+    def n(self) -> int:
+        """Samples, abstentions included."""
+        return len(self.keys)
 
     @property
     def majority_ratio(self) -> float:
@@ -33,15 +42,15 @@ class Vote:
 
     @property
     def margin(self) -> float:
-        """Top count minus the second count, as a share of all samples."""
-        top = [*self.counts.values(), 0, 0]
-        return (top[0] - top[1]) / self.n
+        """Weight of the label's class minus that of the runner-up, as a share of all samples' weight."""
+        first, second = [*self.weights.values(), 0, 0][:2]
+        return (first - second) / self.weight if self.weight else 0.0
 
     @property
     def entropy(self) -> float:
-        """Entropy in nats of the votes that were cast."""
-        cast = sum(self.counts.values())
-        return sum(-c / cast * log(c / cast) for c in self.counts.values())
+        """Entropy in nats of the weights of the votes that were cast."""
+        cast = fsum(self.weights.values())
+        return fsum(-w / cast * log(w / cast) for w in self.weights.values() if w > 0)
 
     @property
     def abstained(self) -> int:
@@ -49,25 +58,34 @@ class Vote:
         return self.n - sum(self.counts.values())
 
 
-def vote(answers: Sequence[str | None], seed: int = 0) -> Vote:
-    """The majority vote over the answers' keys.
+def vote(answers: Sequence[str | None], weights: Sequence[float] | None = None, seed: int = 0) -> Vote:
+    """The majority vote over the classes of the answers (`answers.classes`).
 
-    Samples without an answer (None) never vote. A tie is broken by a draw among the tied keys, seeded
-    and independent of the order of the samples. Raises ValueError without samples.
+    Samples without an answer (None) never vote. weights: of each sample, at least 0 (default: 1 each); a class of
+    weight 0 cannot win. A tie is broken by a draw among the tied classes, seeded and independent of the
+    order of the samples. Raises ValueError without samples, and for weights that make no sense.
     """
     if not answers:
         raise ValueError("a vote needs at least one sample")
-    written: dict[str, Counter[str]] = {}
-    for answer in answers:
-        key = canonical(answer)
-        if answer is not None and key is not None:
-            written.setdefault(key, Counter())[answer] += 1
-    counts = {key: forms.total() for key, forms in written.items()}
-    counts = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-    if not counts:
-        return Vote(None, None, {}, len(answers), 0)
-    top = max(counts.values())
-    tied = [key for key, count in counts.items() if count == top]
+    if weights is not None and (len(weights) != len(answers) or not all(isfinite(w) and w >= 0 for w in weights)):
+        raise ValueError("a vote needs one weight for each sample, finite and at least 0")
+    own = canonical_all(answers)
+    classed = classes(key for key in own if key is not None)
+    keys = tuple(None if key is None else classed[key] for key in own)
+    counts = Counter(key for key in keys if key is not None)
+    # Summed exactly, so that the order of the samples does not matter.
+    heavy: dict[str, float] = dict(counts)
+    total: float = len(answers)
+    if weights is not None:
+        total = fsum(weights)
+        heavy = {key: fsum(w for w, k in zip(weights, keys, strict=True) if k == key) for key in counts}
+    heavy = dict(sorted(heavy.items(), key=lambda item: (-item[1], item[0])))
+    top = max(heavy.values(), default=0)
+    tied = [key for key, weight in heavy.items() if weight == top and top > 0]
+    if not tied:
+        return Vote(None, None, keys, {key: counts[key] for key in heavy}, heavy, total, 0)
     key = tied[0] if len(tied) == 1 else tied[int(generator(seed, "tie").integers(len(tied)))]
-    label = min(written[key].items(), key=lambda item: (-item[1], item[0]))[0]
-    return Vote(label, key, counts, len(answers), len(tied))
+    # Of the ways of writing it, one whose own key is the class's: the label then always matches itself.
+    written = Counter(answer for answer, one in zip(answers, own, strict=True) if one == key and answer is not None)
+    label = min(written.items(), key=lambda item: (-item[1], item[0]))[0]
+    return Vote(label, key, keys, {key: counts[key] for key in heavy}, heavy, total, len(tied))

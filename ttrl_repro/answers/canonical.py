@@ -10,6 +10,7 @@ from math import gcd
 
 from ttrl_repro.answers.guard import GUARD
 from ttrl_repro.answers.keys import same
+from ttrl_repro.answers.reply import Outcome, Reply
 from ttrl_repro.answers.sentences import final_part
 from ttrl_repro.answers.words import words_key
 
@@ -17,6 +18,7 @@ MAX_TEXT = 20_000  # characters of a text that is searched for its answer
 MAX_CHARS = 1000  # of an answer that is parsed; a longer one is compared as text
 CACHED = 1 << 17  # answers whose keys are remembered
 _CACHED_CHARS = 200
+_AT_A_GLANCE = 320  # characters of a number that is read without a parser
 
 _NUMBER = re.compile(
     r"\$?\s*([+-]?)\s*\$?\s*([0-9]{1,300}|[0-9]{1,3}(?:,[0-9]{3}){1,99})(?:\.([0-9]{0,300}))?\s*\.?\s*\$?", re.ASCII
@@ -26,7 +28,7 @@ _FRACTION = re.compile(
     re.ASCII,
 )
 
-_cache: OrderedDict[str, str | None] = OrderedDict()
+_cache: OrderedDict[str, Reply] = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -41,22 +43,29 @@ def canonical(answer: str | None) -> str | None:
     >>> canonical(r"\frac{1}{2}") == canonical("0.5") == "1/2"
     True
     """
-    if answer is None:
-        return None
+    return None if answer is None else _read(answer).key
+
+
+def outcome(answer: str) -> Outcome:
+    """What came of parsing an answer: `parsed`, `text` (compared as words), `parse_error` or `parse_timeout`."""
+    return _read(answer).outcome
+
+
+def _read(answer: str) -> Reply:
     simple = _simple(answer)
     if simple is not None:
-        return simple
+        return Reply(simple, "parsed")
     with _lock:
         if answer in _cache:
             _cache.move_to_end(answer)
             return _cache[answer]
-    key = _parsed(answer)
+    reply = _parsed(answer)
     if len(answer) <= _CACHED_CHARS:
         with _lock:
-            _cache[answer] = key
+            _cache[answer] = reply
             if len(_cache) > CACHED:
                 _cache.popitem(last=False)
-    return key
+    return reply
 
 
 def canonical_all(answers: Sequence[str | None]) -> list[str | None]:
@@ -67,6 +76,8 @@ def canonical_all(answers: Sequence[str | None]) -> list[str | None]:
 
 def _simple(answer: str) -> str | None:
     """The key of a number in digits, without any parser; None for everything else."""
+    if len(answer) > _AT_A_GLANCE:
+        return None
     match = _NUMBER.fullmatch(answer)
     if match:
         sign, whole, decimals = match.groups()
@@ -91,13 +102,16 @@ def _reduced(negative: bool, above: int, below: int) -> str:
     return f"{sign}{above}" if below == 1 else f"{sign}{above}/{below}"
 
 
-def _parsed(answer: str) -> str | None:
+def _parsed(answer: str) -> Reply:
     if len(answer) <= MAX_TEXT:
         answer = final_part(answer)
     if len(answer) > MAX_CHARS:
-        return words_key(answer)
-    reply = GUARD.read(answer)
-    return words_key(answer) if reply.key is None else reply.key
+        return Reply(words_key(answer), "text")
+    simple = _simple(answer)
+    if simple is not None:
+        return Reply(simple, "parsed")
+    key, found = GUARD.read(answer)
+    return Reply(words_key(answer), found) if key is None else Reply(key, found)
 
 
 def equivalent(a: str | None, b: str | None) -> bool:

@@ -9,7 +9,7 @@ from typing import Literal
 Mode = Literal["math", "choice"]
 How = Literal["box", "final_answer", "last_number"]
 
-_TOKEN = re.compile(r"(?P<box>\\+(?:boxed|fbox)\s{0,5}\{)|\\.|[{}]", re.DOTALL)
+_TOKEN = re.compile(r"(?P<box>\\{1,3}(?:boxed|fbox)\s{0,5}\{)|\\.|[{}]", re.DOTALL)
 _PHRASE = re.compile(
     r"(?:answer|correct (?:option|choice))\*{0,2}\s{0,3}(?:is\b|:|=)[\s*]{0,5}:?\s{0,3}",
     re.IGNORECASE,

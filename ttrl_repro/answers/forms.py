@@ -239,6 +239,8 @@ def _is_name(tokens: Tokens) -> bool:
     if not tokens or tokens[0].kind == "number":
         return False
     letters = 0
+    # m + n = 127 answers "find m + n"; x + y = 127 is a line.
+    summed = not any(token.kind == "number" or token.text in ("x", "y", "z") for token in tokens)
     for index, token in enumerate(tokens):
         if token.kind in ("letter", "word") or token.text in GREEK:
             letters += 1
@@ -248,6 +250,9 @@ def _is_name(tokens: Tokens) -> bool:
                 return False
         elif token.kind == "command":
             if token.text not in ("angle", "triangle", "overline", "circ"):
+                return False
+        elif _is(token, "+", "-", "*"):
+            if not summed or letters == 0:
                 return False
         elif not _is(token, "(", ")", "{", "}", "_", ",", "|", ":", "'", "[", "]"):
             return False

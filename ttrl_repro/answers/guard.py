@@ -20,10 +20,10 @@ from collections.abc import Mapping
 
 from ttrl_repro.answers.reply import Outcome, Reply
 
-SECONDS = 2.0  # of processor time for one answer
+SECONDS = 1.0  # of processor time for one answer
 PATIENCE = 20.0  # seconds on the clock, for a worker that sleeps or for a machine that is very busy
 MEMORY = 1 << 30  # bytes of address space
-STARTS = 3  # attempts at starting a worker before giving up
+STARTING = 120.0  # seconds for a worker to start
 
 
 class GuardError(RuntimeError):
@@ -33,8 +33,14 @@ class GuardError(RuntimeError):
 class Guard:
     """Parses answers in a worker. `outcomes` counts what came of them; safe to use from several threads."""
 
-    def __init__(self, seconds: float = SECONDS, memory: int = MEMORY, patience: float = PATIENCE) -> None:
-        self.seconds, self.memory, self.patience = seconds, memory, patience
+    def __init__(
+        self,
+        seconds: float = SECONDS,
+        memory: int = MEMORY,
+        patience: float = PATIENCE,
+        module: str = "ttrl_repro.answers.worker",
+    ) -> None:
+        self.seconds, self.memory, self.patience, self.module = seconds, memory, patience, module
         self.outcomes: Counter[Outcome] = Counter()
         self.restarts = 0
         self._lock = threading.Lock()
@@ -57,18 +63,15 @@ class Guard:
 
     def _ask(self, answer: str) -> Reply:
         line = json.dumps(answer).encode("ascii") + b"\n"
-        for _ in range(STARTS):
-            process = self._running()
-            assert process.stdin is not None
-            try:
-                process.stdin.write(line)
-                process.stdin.flush()
-                break
-            except BrokenPipeError:  # it died since the last answer: not this one's fault
-                self._restart()
-        else:
-            raise GuardError(f"the answers' worker does not start: {sys.executable} -m ttrl_repro.answers.worker")
-        reply = self._reply(process)
+        process = self._running()
+        assert process.stdin is not None
+        try:
+            process.stdin.write(line)
+            process.stdin.flush()
+        except BrokenPipeError:  # it died since the last answer: not this one's fault
+            self._restart()
+            return self._ask(answer)
+        reply = self._line(process, self.patience)
         if reply is not None:
             key, outcome = json.loads(reply)
             return Reply(key, outcome)
@@ -77,10 +80,10 @@ class Guard:
         over_time = hung or process.returncode == -signal.SIGXCPU
         return Reply(None, "parse_timeout" if over_time else "parse_error")
 
-    def _reply(self, process: subprocess.Popen[bytes]) -> bytes | None:
+    def _line(self, process: subprocess.Popen[bytes], patience: float) -> bytes | None:
         """One line, or None if the worker died or let its time pass."""
         assert process.stdout is not None
-        received, deadline = b"", time.monotonic() + self.patience
+        received, deadline = b"", time.monotonic() + patience
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
             while not received.endswith(b"\n"):
@@ -95,9 +98,12 @@ class Guard:
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._owner != os.getpid():
-            command = [sys.executable, "-m", "ttrl_repro.answers.worker", str(self.seconds), str(self.memory)]
+            command = [sys.executable, "-m", self.module, str(self.seconds), str(self.memory)]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment())
             self._owner = os.getpid()
+            if self._line(self._process, STARTING) != b"ready\n":
+                self.close()
+                raise GuardError(f"the answers' worker does not start: {' '.join(command[:3])}")
         return self._process
 
     def _restart(self) -> None:
@@ -114,4 +120,6 @@ def _environment() -> Mapping[str, str]:
 
 
 GUARD = Guard()
+
+
 atexit.register(GUARD.close)

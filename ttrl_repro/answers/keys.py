@@ -126,6 +126,7 @@ def fits(weak: str, strong: str) -> bool:
     """Whether `weak` says less than `strong` and may mean it; false for equal keys.
 
     - a decimal of at least four significant digits may be a rounded or cut number: `1.4142`, `0.6667`;
+    - digits may be those of a number in a stated base: `52` for `52_8`, where the question states it;
     - a percentage may be the number before the sign or a hundredth of it: graders accept both;
     - a list or tuple may be the values of variables: `1, 2` for `x = 1, y = 2`;
     - a list, tuple, interval or matrix may hold such parts, all in the same direction.
@@ -135,6 +136,8 @@ def fits(weak: str, strong: str) -> bool:
     if weak.endswith("%"):
         number, other = exact(weak[:-1]), exact(strong)
         return number is not None and other is not None and other in (number, number / 100)
+    if weak.isdecimal() and strong.startswith(weak + "_"):
+        return True
     kind, other_kind = _kind(weak), _kind(strong)
     if kind == "number" == other_kind:
         decimal, value = _rounded(weak), _unrounded(strong)
@@ -202,7 +205,8 @@ def classes(keys: Iterable[str]) -> dict[str, str]:
     Depends on the set of keys alone, not on their order. Numbers that are both exact never share a class.
     """
     distinct = sorted(set(keys))
-    loose = [key for key in distinct if _may_fit(key)]
+    based = any("_" in key for key in distinct)
+    loose = [key for key in distinct if _may_fit(key) or (based and key.isdecimal())]
     joins: dict[str, str] = {}
     for key in loose:
         fuller = [other for other in distinct if fits(key, other)]
@@ -223,3 +227,9 @@ def _may_fit(key: str) -> bool:
     if key.endswith("%") or key[:1] in ("{", "(", "[", "<"):
         return True
     return _rounded(key) is not None
+
+
+def graded(keys: Sequence[str | None], gold: str) -> list[str | None]:
+    """The class of every key, with `gold` for those that are the same answer as it; None stays None."""
+    found = classes(key for key in keys if key is not None)
+    return [None if key is None else gold if same(key, gold) or same(found[key], gold) else found[key] for key in keys]

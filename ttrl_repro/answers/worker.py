@@ -12,8 +12,11 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 
+from ttrl_repro.answers import forms
 from ttrl_repro.answers.reply import Reply
+from ttrl_repro.answers.tokens import NotMathematics, Unreadable, has_words
 
 
 class _TimeIsUp(BaseException):
@@ -32,52 +35,55 @@ def limit(memory: int) -> None:
 
 
 def read(answer: str, seconds: float) -> Reply:
-    """The key of one answer, within `seconds` of processor time.
+    """The key of one answer: by our own parser, or else by math-verify, each within `seconds`."""
+    reply, unreadable = timed(_read, answer, seconds)
+    if not unreadable or not ("\\" in answer and not has_words(answer)):
+        return reply
+    # math-verify may know what `forms` does not, but prose it would read as a product of letters. Loading it
+    # takes a second or two, once, which is not the answer's fault.
+    from ttrl_repro.answers import sympy_forms
+
+    return timed(lambda text: _read_by_sympy(sympy_forms.key_of, text), answer, seconds)[0]
+
+
+def timed(reader: Callable[[str], tuple[Reply, bool]], answer: str, seconds: float) -> tuple[Reply, bool]:
+    """What `reader` makes of an answer, within `seconds` of processor time.
 
     A Python computation is interrupted after that. One that does not return to Python is killed by the
     operating system, with the process, about a second later.
     """
     used = resource.getrusage(resource.RUSAGE_SELF)
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    ceiling = int(used.ru_utime + used.ru_stime + seconds) + 2
-    resource.setrlimit(resource.RLIMIT_CPU, (ceiling, hard))
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime + seconds) + 2, hard))
     try:
-        return _read(answer)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        return reader(answer)
     except _TimeIsUp:
-        return Reply(None, "parse_timeout")
+        return Reply(None, "parse_timeout"), False
     except MemoryError:
-        return Reply(None, "parse_error")
+        return Reply(None, "parse_error"), False
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
+        resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
 
 
-def _read(answer: str) -> Reply:
-    from ttrl_repro.answers import forms
-    from ttrl_repro.answers.tokens import NotMathematics, Unreadable
-
+def _read(answer: str) -> tuple[Reply, bool]:
+    """The reply, and whether another parser should be asked."""
     try:
-        return Reply(forms.key_of(answer), "parsed")
+        return Reply(forms.key_of(answer), "parsed"), False
     except NotMathematics:
-        return Reply(None, "text")
+        return Reply(None, "text"), False
     except Unreadable:
-        if not _worth_asking(answer):
-            return Reply(None, "text")
-    from ttrl_repro.answers import sympy_forms
+        return Reply(None, "text"), True
 
+
+def _read_by_sympy(key_of: Callable[[str], str], answer: str) -> tuple[Reply, bool]:
     try:
-        return Reply(sympy_forms.key_of(answer), "parsed")
+        return Reply(key_of(answer), "parsed"), False
     except Unreadable:
-        return Reply(None, "text")
+        return Reply(None, "text"), False
     except (ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError):
-        return Reply(None, "parse_error")  # SymPy's own failures on what latex2sympy made
-
-
-def _worth_asking(answer: str) -> bool:
-    """Whether math-verify may know what `forms` does not: LaTeX commands, and no prose."""
-    from ttrl_repro.answers.tokens import has_words
-
-    return "\\" in answer and not has_words(answer)
+        return Reply(None, "parse_error"), False  # SymPy's own failures on what latex2sympy made
 
 
 def main() -> None:
@@ -91,6 +97,8 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.setrecursionlimit(2000)
     sys.dont_write_bytecode = True
+    replies.write("ready\n")
+    replies.flush()
     for line in sys.stdin:
         reply = read(json.loads(line), seconds)
         replies.write(json.dumps(reply) + "\n")

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from ttrl_repro.rewards.base import Reward, Rollouts
+from ttrl_repro.rewards.base import Reward, Rollouts, filled
 
 
 def boxed(rollouts: Rollouts) -> np.ndarray:
-    return np.array([[float(key is not None) for key in keys] for keys in rollouts.keys_QN])
+    return filled([[float(key is not None) for key in keys] for keys in rollouts.keys_QN], 0.0)
 
 
 REWARD = Reward("format", boxed)

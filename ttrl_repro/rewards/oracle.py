@@ -2,12 +2,14 @@
 
 import numpy as np
 
+from ttrl_repro.answers import graded
 from ttrl_repro.rewards.base import Reward, Rollouts, agreement
 
 
 def oracle(rollouts: Rollouts) -> np.ndarray:
     assert rollouts.gold_Q is not None  # the trainer refuses an unlabelled task
-    return agreement(rollouts.keys_QN, rollouts.gold_Q)
+    keys_QN = [graded(keys, gold) for keys, gold in zip(rollouts.keys_QN, rollouts.gold_Q, strict=True)]
+    return agreement(keys_QN, rollouts.gold_Q)
 
 
 REWARD = Reward("oracle", oracle, needs_gold=True)

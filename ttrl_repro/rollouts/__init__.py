@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from ttrl_repro.errors import UserError
 from ttrl_repro.rollouts.base import Engine, Samples, Sampling, uniforms
+from ttrl_repro.rollouts.until_decided import sample_until_decided
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ENGINES = ("auto", "cpu", "transformers")
 
-__all__ = ["ENGINES", "Engine", "Samples", "Sampling", "make_engine", "uniforms"]
+__all__ = ["ENGINES", "Engine", "Samples", "Sampling", "make_engine", "sample_until_decided", "uniforms"]
 
 
 def make_engine(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Engine:
