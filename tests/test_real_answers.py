@@ -23,7 +23,6 @@ MISSES = {
     258: "the verdict is wrong: both sides are 9",
     273: "boxes joined by a row of plus signs, which is no list",
     315: "2,74 with a decimal comma",
-    337: "a number followed by m and a square is an expression in m; units are told by words or upright letters",
     383: "100.05 counted as 100: a tolerance of one part in a thousand, which would merge different answers",
 }
 

@@ -121,3 +121,10 @@ def equivalent(a: str | None, b: str | None) -> bool:
     """
     one, other = canonical(a), canonical(b)
     return one is not None and other is not None and same(one, other)
+
+
+def forget() -> None:
+    """Empty the cache of keys and end the worker: the next answers are read as in a new process."""
+    with _lock:
+        _cache.clear()
+    GUARD.close()

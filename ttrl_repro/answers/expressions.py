@@ -42,8 +42,25 @@ def evaluate(tokens: Sequence[Token], signs: Sequence[int] = ()) -> Values:
 
 
 def is_product(word: str) -> bool:
-    """Whether letters in a row are a product of variables rather than a word: `xy`, `abc`, but not `cm`."""
-    return len(set(word)) == len(word) and any(all(c in letters for c in word.lower()) for letters in _PRODUCTS)
+    """Whether letters in a row, alone, are a product of variables rather than a word: `xy`, `abc`, not `cm`."""
+    low = word.lower()
+    return len(set(low)) == len(low) and any(all(c in letters for c in low) for letters in _PRODUCTS)
+
+
+def _letters(tokens: Sequence[Token]) -> list[Token]:
+    """With the letters of a product as tokens of their own: a power or a subscript holds for the last alone.
+
+    Within an expression up to three letters are a product (`mgh`, `2at`), and more if they look like one.
+    """
+    found: list[Token] = []
+    for token in tokens:
+        after_subscript = bool(found) and found[-1].kind == "sign" and found[-1].text == "_"
+        short = 2 if after_subscript else 3
+        if token.kind == "word" and not token.upright and (len(token.text) <= short or is_product(token.text)):
+            found += [Token("letter", char, token.space and not i) for i, char in enumerate(token.text)]
+        else:
+            found.append(token)
+    return found
 
 
 def _each(function: Callable[..., Number], *arguments: Values) -> Values:
@@ -55,7 +72,7 @@ def _each(function: Callable[..., Number], *arguments: Values) -> Values:
 
 class _Parser:
     def __init__(self, tokens: Sequence[Token], signs: Sequence[int]) -> None:
-        self.tokens, self.signs = tokens, list(signs)
+        self.tokens, self.signs = _letters(tokens), list(signs)
         self.at = self.depth = self.bars = 0
         self.degrees = False  # inside a trigonometric function, where a degree is pi/180
 
@@ -129,8 +146,6 @@ class _Parser:
         token = self.peek()
         if token.kind in ("letter", "command"):
             return token.text not in ("mod", "circ", "angle", "triangle")
-        if token.kind == "word":
-            return is_product(token.text)
         if token.kind == "number":  # a number stands after letters and brackets, not after a number
             before = self.tokens[self.at - 1]
             return before.kind == "sign" and before.text in (")", "}", "|")
@@ -187,11 +202,6 @@ class _Parser:
             return self.number(token)
         if token.kind == "letter":
             return self.letter(token.text)
-        if token.kind == "word" and is_product(token.text):
-            value: Values = (Fraction(1),)
-            for name in token.text[:-1]:
-                value = _each(_multiply, value, self.variable(name))
-            return _each(_multiply, value, self.letter(token.text[-1]))
         if token.kind == "command":
             return self.command(token.text)
         if token.kind == "sign" and token.text in ("(", "[", "{"):
@@ -258,7 +268,8 @@ class _Parser:
         return Fraction(above, below) if 0 < above < below else None
 
     def letter(self, name: str) -> Values:
-        if name in _APPLIED and self.sees("(") and not self.peek().space:
+        named = self.peek(1).kind == "number" and self.peek(2).text == ")"  # I(0) is not I times 0
+        if (name in _APPLIED or named) and self.sees("(") and not self.peek().space:
             self.at += 1
             arguments = [self.sum()]
             while self.sees(","):
@@ -276,13 +287,28 @@ class _Parser:
         return point(name)
 
     def subscripted(self, name: str) -> str:
-        while self.sees("'"):
-            self.at += 1
-            name += "'"
+        while self.sees("'") or (self.sees("^") and self.peek(1).text in ("'", "{") and self.primed()):
+            if self.sees("'"):
+                self.at += 1
+                name += "'"
+            else:
+                name += self.primes()
         if self.sees("_"):
             self.at += 1
             name += "_" + "".join(token.text for token in self.argument_tokens())
         return name
+
+    def primed(self) -> bool:
+        """Whether nothing but primes stands in the exponent ahead: `^{\\prime}`."""
+        at = 1
+        while self.peek(at).text == "{":
+            at += 1
+        return self.peek(at).text == "'"
+
+    def primes(self) -> str:
+        """The primes of an exponent, read."""
+        self.at += 1
+        return "".join(token.text for token in self.argument_tokens())
 
     def argument_tokens(self) -> list[Token]:
         """The tokens of a group in braces, or the next token."""
@@ -327,6 +353,18 @@ class _Parser:
         above = self.argument()
         return _each(_divide, above, self.argument())
 
+    def derivative(self) -> Values | None:
+        r"""`\frac{dy}{dx}` as a name of its own, for the value of a derivative is not known; None if it is none."""
+        start = self.at
+        if not self.sees("{"):
+            return None
+        above = self.argument_tokens()
+        below = self.argument_tokens() if self.sees("{") else []
+        if all(part and part[0].text in ("d", "partial") for part in (above, below)) and len(below) > 1:
+            return self.variable("/".join("".join(token.text for token in part) for part in (above, below)))
+        self.at = start
+        return None
+
     def expect_command(self, name: str) -> None:
         assert self.next().text == name
 
@@ -336,15 +374,20 @@ class _Parser:
         if name in GREEK:
             return self.variable(self.subscripted(name))
         if name == "frac":
+            derivative = self.derivative()
+            if derivative is not None:
+                return derivative
             above = self.argument()
             return _each(_divide, above, self.argument())
+        if name == "partial":
+            return self.variable("partial")
         if name == "binom":
             above = self.argument()
             return _each(_binomial, above, self.argument())
         if name == "sqrt":
             return self.root()
-        if name == "overline":  # a segment, or a vector: a name
-            return self.variable("overline_" + "".join(token.text for token in self.argument_tokens()))
+        if name in ("overline", "dot", "ddot"):  # a segment, a vector, a derivative: a name
+            return self.variable(name + "_" + "".join(token.text for token in self.argument_tokens()))
         if name in FUNCTIONS:
             return self.function(name)
         raise Unreadable(f"command {name}")

@@ -199,7 +199,9 @@ def _relation(tokens: Tokens) -> tuple[list[Tokens], list[str]]:
 
 def _equation(parts: Sequence[Tokens], signs: Sequence[int]) -> _Item:
     first, last = parts[0], parts[-1]
-    if _is_name(first) and not (_is_variable(first) and _is_variable(last)):
+    if _is_name(first) and not _of_itself(first, last):
+        if _is(first[0], "(") and _is(first[-1], ")"):
+            return _Item((_in_order(first, _value(last, signs)),), _name(first))
         return _Item((_value(last, signs),), _name(first))
     if _is_variable(last) and not _is_variable(first) and _is_constant(first):  # 5 = x
         return _Item((_value(first, signs),), _name(last))
@@ -210,6 +212,24 @@ def _equation(parts: Sequence[Tokens], signs: Sequence[int]) -> _Item:
         raise Unreadable("a chain of equations")
     sides = [evaluate(side, signs) for side in (first, last)]
     return _Item(("eq:" + multiple_key(_difference(*sides), signed=False),), None)
+
+
+def _of_itself(name: Tokens, value: Tokens) -> bool:
+    """Whether `name = value` is an equation after all: `a = b`, `y' = 2y`."""
+    if _is_variable(name) and _is_variable(value):
+        return True
+    letters = [token.text for token in name if token.kind == "letter"]
+    marked = any(token.text in ("'", "dot") for token in name)
+    return marked and any(token.kind == "letter" and token.text in letters[:1] for token in value)
+
+
+def _in_order(names: Tokens, key: str) -> str:
+    """The values of `(x, y) = (1, 2)` as those of `x = 1, y = 2`."""
+    written = [_written(part) for part in _split(names[1:-1], ",")]
+    values = keys.parts(key) if key.startswith("(") else []
+    if len(values) != len(written) or len(set(written)) < len(written) or len(written) < 2:
+        return key
+    return keys.assigned([value for _, value in sorted(zip(written, values, strict=True))])
 
 
 def _difference(left: Values, right: Values) -> Values:
@@ -240,7 +260,10 @@ def _is_name(tokens: Tokens) -> bool:
         return False
     letters = 0
     # m + n = 127 answers "find m + n"; x + y = 127 is a line.
-    summed = not any(token.kind == "number" or token.text in ("x", "y", "z") for token in tokens)
+    summed = not any(token.kind == "number" or token.text in ("x", "y", "z", "xy", "yz", "xyz") for token in tokens)
+    run = len(tokens) == 1 and tokens[0].kind == "word" and any(char in "xyz" for char in tokens[0].text)
+    if run and is_product(tokens[0].text):  # xy = 4 is a curve, AB = 4 a length
+        return False
     for index, token in enumerate(tokens):
         if token.kind in ("letter", "word") or token.text in GREEK:
             letters += 1
@@ -249,7 +272,10 @@ def _is_name(tokens: Tokens) -> bool:
             if not (_is(before, "_", "(", "{", ",", "=") or before.kind in ("letter", "number")):
                 return False
         elif token.kind == "command":
-            if token.text not in ("angle", "triangle", "overline", "circ"):
+            if token.text not in ("angle", "triangle", "overline", "circ", "dot", "frac"):
+                return False
+            ahead = _written(tokens[index + 1 : index + 3])
+            if token.text == "frac" and (not summed or ahead.startswith(("{d", "{partial"))):
                 return False
         elif _is(token, "+", "-", "*"):
             if not summed or letters == 0:
@@ -566,7 +592,8 @@ def _is_unit(tokens: Tokens, token: Token) -> bool:
         return len(tokens) > 1 and not (token.kind == "letter" and not _follows_number(tokens))
     if token.kind == "letter":
         return False
-    if token.text in _UNITS or not is_product(token.text) or len(token.text) > 3:
+    long = len(token.text) > 3 or (len(token.text) == 3 and token.space)
+    if token.text in _UNITS or (long and not is_product(token.text)):
         rest = tokens[:-1]
         return bool(rest) and not any(
             (t.kind == "letter" and t.text not in ("e", "i") and not t.upright) or t.text in FUNCTIONS for t in rest

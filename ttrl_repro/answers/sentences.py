@@ -23,6 +23,8 @@ _CLOSING = re.compile(r"I hope it is correct|<\|(?:im_start|im_end|endoftext)\|>
 _SENTENCE = re.compile(r"[.!?](?:\s|$)|\n")
 _NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
 _WORD = re.compile(r"\\?[a-zA-Z]+")
+# An option with its label, "(A) 5" or "C. Neon": the label is the answer.
+_OPTION = re.compile(r"[\s$]{0,4}(?:\\text(?:bf|rm)?\{)?\(?([A-J])(?:\)\}?|\.|:)[\s\\]{1,4}(?![\s=])\S")
 _GAP = 40  # characters between parts of one answer
 _JOINING = frozenset({"and", "or"})
 _SILENT = frozenset({r"\quad", r"\qquad", r"\text", r"\mbox", r"\left", r"\right"})
@@ -34,6 +36,9 @@ def final_part(text: str) -> str:
     found = boxes(text)
     if found:
         return _joined(text, found)
+    option = _OPTION.match(text)
+    if option:
+        return option[1]
     if "####" in text:
         return text.rpartition("####")[2].strip()
     if "$" not in text and "\\" not in text and text.count(" ") < 2:

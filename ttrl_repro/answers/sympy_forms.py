@@ -103,6 +103,8 @@ def _values(parsed: Any) -> tuple[Number, ...]:
 
 
 def _number(parsed: Any, at: dict[Any, Any] | None = None) -> Number:
+    if parsed.has(sympy.Derivative):
+        raise Unreadable("math-verify: the derivative of an unknown function")
     done = parsed.doit()
     if isinstance(done, sympy.Rational) and not at:
         return checked(Fraction(int(done.p), int(done.q)))

@@ -46,11 +46,7 @@ GREEK = names(
     "sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell"
 )
 # Commands kept under their own name.
-_KEPT = (
-    FUNCTIONS
-    | GREEK
-    | frozenset(["frac", "sqrt", "binom", "pi", "infty", "circ", "overline", "angle", "triangle", "mathbb", "mod"])
-)
+_KEPT = FUNCTIONS | GREEK | names("frac sqrt binom pi infty circ overline angle triangle mathbb mod dot ddot partial")
 # Commands that are a sign, and commands that are another command.
 _SIGN_OF = {
     "le": "<=", "leq": "<=", "leqslant": "<=", "ge": ">=", "geq": ">=", "geqslant": ">=", "lt": "<", "gt": ">",
@@ -93,9 +89,11 @@ _CURRENCY = frozenset("$€£¥₹")
 _PAIRS = ("<=", ">=", "!=", "**")
 
 _THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
+_RUN = re.compile(r"[0-9]+(?:,[0-9]+)+")
 _LATEX_THOUSANDS = re.compile(r"[0-9]{1,3}(?:(?: ?\{ ?, ?\} ?|,\\! ?)[0-9]{3})+(?![0-9])")
 _SPACED_THOUSANDS = re.compile(r"[0-9]{1,3}(?:(?: |\\,|\\ |\u00a0|\u202f|\u2009)[0-9]{3})+(?![0-9])")
 _DECIMAL = re.compile(r"(?:[0-9]+(?:\.[0-9]+|\.(?=\\overline))?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4}(?![0-9a-zA-Z.]))?")
+_TIMES_TEN = re.compile(r"(?<=[0-9]) ?[xX] ?(?=10(?:\^|\*\*))")  # 3.85 x 10^9
 _FRACTIONAL = re.compile(r"\.[0-9]+")
 _LETTERS = re.compile(r"[a-zA-Z]+")
 _COMMAND = re.compile(r"\\(?:(?:begin|end)\s*\{)?[a-zA-Z]+")
@@ -109,7 +107,8 @@ def tokenize(text: str) -> list[Token]:
     Thousands are joined outside brackets alone (`1,000` is a number, `(1,000)` a pair), unless LaTeX says
     that the comma is none (`1{,}000`, `1,\!000`).
     """
-    return _Tokenizer(text if text.isascii() else "".join(map(_plain, text))).run()
+    plain = text if text.isascii() else "".join(map(_plain, text))
+    return _Tokenizer(_TIMES_TEN.sub(" * ", plain)).run()
 
 
 def _plain(char: str) -> str:
@@ -157,8 +156,12 @@ class _Tokenizer:
         grouped = _LATEX_THOUSANDS.match(self.text, self.at)
         if grouped is None and not self.rows:
             grouped = _SPACED_THOUSANDS.match(self.text, self.at)
-            if grouped is None and self.depth == 0:
-                grouped = _THOUSANDS.match(self.text, self.at)
+            # Of 27,54,108 no part is grouped: all of it is, or every comma separates.
+            run = _RUN.match(self.text, self.at)
+            started = self.at > 1 and self.text[self.at - 1] == "," and self.text[self.at - 2].isdigit()
+            if grouped is None and self.depth == 0 and run is not None and not started:
+                grouped = _THOUSANDS.fullmatch(run[0])
+                grouped = grouped and _THOUSANDS.match(self.text, self.at)
         if grouped is None:
             match = _DECIMAL.match(self.text, self.at)
             assert match is not None  # `run` saw a digit
@@ -200,6 +203,8 @@ class _Tokenizer:
             self.add("command", "circ")
         elif char in _SYMBOLS:
             self.add("command", _SYMBOLS[char])
+        elif char in "²³" and self.measures():
+            self.tokens[-1] = Token("word", self.tokens[-1].text, self.tokens[-1].space, upright=True)
         elif char in _SUPERSCRIPTS:
             end = self.at
             while end < len(self.text) and self.text[end] in _SUPERSCRIPTS:
@@ -215,6 +220,10 @@ class _Tokenizer:
             self.add("word", char)
         elif char not in _INVISIBLE and char not in _CURRENCY:
             raise Unreadable(f"character {char!r}")
+
+    def measures(self) -> bool:
+        """Whether an `m` after a number was the last token: the unit of 5 m²."""
+        return len(self.tokens) > 1 and self.tokens[-1].text == "m" and self.tokens[-2].kind == "number"
 
     def backslash(self) -> None:
         follows = self.text[self.at + 1 : self.at + 2]
