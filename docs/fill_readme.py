@@ -1,4 +1,4 @@
-"""Write the output of commands into the README and docs/votes.md, so that no number in them was typed by hand.
+"""Write the output of commands into the README and docs/, so that no number in them was typed by hand.
 
     python docs/fill_readme.py [--check]
 
@@ -41,7 +41,7 @@ def filled(text: str) -> str:
 
 def main() -> None:
     """Fill the documents, or check them."""
-    for name in ("README.md", "docs/votes.md"):
+    for name in ("README.md", "docs/votes.md", "docs/answers.md"):
         path = ROOT / name
         old = path.read_text()
         new = filled(old)

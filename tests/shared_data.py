@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -16,4 +17,5 @@ def read_shared(name: str) -> list[dict[str, Any]]:
     path = FOLDER / name
     if not path.is_file():
         pytest.skip(f"no {name}: this measurement needs the folder of real answers, beside the checkout")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.split("\n") if line.strip()]

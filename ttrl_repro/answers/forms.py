@@ -259,11 +259,8 @@ def _is_name(tokens: Tokens) -> bool:
     if not tokens or tokens[0].kind == "number":
         return False
     letters = 0
-    # m + n = 127 answers "find m + n"; x + y = 127 is a line.
-    summed = not any(token.kind == "number" or token.text in ("x", "y", "z", "xy", "yz", "xyz") for token in tokens)
-    run = len(tokens) == 1 and tokens[0].kind == "word" and any(char in "xyz" for char in tokens[0].text)
-    if run and is_product(tokens[0].text):  # xy = 4 is a curve, AB = 4 a length
-        return False
+    # m + n = 127 answers "find m + n", and xy = 25 "find xy"; but x + y = 127 is a line.
+    summed = not any(token.kind == "number" or token.text in ("x", "y", "z") for token in tokens)
     for index, token in enumerate(tokens):
         if token.kind in ("letter", "word") or token.text in GREEK:
             letters += 1

@@ -128,6 +128,7 @@ def fits(weak: str, strong: str) -> bool:
     - a decimal of at least four significant digits may be a rounded or cut number: `1.4142`, `0.6667`;
     - digits may be those of a number in a stated base: `52` for `52_8`, where the question states it;
     - a percentage may be the number before the sign or a hundredth of it: graders accept both;
+    - two whole numbers, the second of two digits or more, may be one with a decimal comma: `2,74`;
     - a list or tuple may be the values of variables: `1, 2` for `x = 1, y = 2`;
     - a list, tuple, interval or matrix may hold such parts, all in the same direction.
     """
@@ -149,6 +150,8 @@ def fits(weak: str, strong: str) -> bool:
         return (shown < 0) == (value < 0) and digits in (int(scaled), int(scaled + Fraction(1, 2)))
     if kind == "list" and other_kind in ("list", "assigned"):
         return _matched(parts(weak), parts(strong))
+    if kind == "list" and other_kind == "number":
+        return _decimal_comma(parts(weak), strong)
     same = kind == other_kind or (kind == "tuple" and other_kind == "assigned")
     if not same or kind in ("number", "other"):
         return False
@@ -159,6 +162,20 @@ def fits(weak: str, strong: str) -> bool:
     if kind == "interval" and (weak[0], weak[-1]) != (strong[0], strong[-1]):
         return False
     return len(left) == len(right) and all(a == b or fits(a, b) for a, b in zip(left, right, strict=True))
+
+
+def _decimal_comma(items: list[str], number: str) -> bool:
+    value = exact(number)
+    if value is None or len(items) != 2 or not all(item.removeprefix("-").isdecimal() for item in items):
+        return False
+    pairs = (items, items[::-1])  # a list's key has lost their order
+    return any(
+        len(b) >= 2
+        and b.isdecimal()
+        and abs(value) == abs(int(a)) + Fraction(int(b), 10 ** len(b))
+        and (value < 0) == (a[0] == "-")
+        for a, b in pairs
+    )
 
 
 def _kind(key: str) -> str:

@@ -18,6 +18,7 @@ _DELIMITER = re.compile(r"\$\$|\$|\\[()\[\]]")
 _CLOSES = {"$$": "$$", "$": "$", r"\(": r"\)", r"\[": r"\]"}
 _PHRASE = re.compile(r"(?:answer|solution|result|value)\s{0,2}(?:is\b|:)\s{0,3}:?", re.IGNORECASE)
 _IS = re.compile(r"(?:\bis\b|\bare\b|'s\b|\bequals\b)\s{0,3}([^\sa-zA-Z][^=:$]{0,60})$")
+_BRACKETED = re.compile(r"\[\s{0,3}([^\[\]]{1,40})\]$")  # a last "... [45]", as some prompts ask for
 _PERCENT = re.compile(r"\$?\s{0,3}(\\?%|percent(?:age)?\b|pct\b)", re.IGNORECASE)
 _CLOSING = re.compile(r"I hope it is correct|<\|(?:im_start|im_end|endoftext)\|>|\[/?INST\]", re.IGNORECASE)
 _SENTENCE = re.compile(r"[.!?](?:\s|$)|\n")
@@ -55,6 +56,7 @@ def final_part(text: str) -> str:
     if prose or announced:
         last = body.rstrip().rstrip(".")
         pointed = _IS.search(last, max(0, len(last) - 80))
+        pointed = pointed or _BRACKETED.search(last, max(0, len(last) - 50))
         if pointed and (not spans or pointed.start() >= spans[-1][1]):
             return pointed.group(1).strip()
     if prose:
