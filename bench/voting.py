@@ -32,7 +32,7 @@ from ttrl_repro.votes import vote
 
 RESULTS = Path(__file__).resolve().parent / "results"
 STEP = (32, 64)  # questions and answers of the step that is timed
-PAIRWISE_QUESTIONS = 3
+PAIRWISE_QUESTIONS = 20
 
 Question = Sequence[str | None]
 

@@ -24,7 +24,7 @@ def test_ways_to_write_an_integer_have_one_key(written):
         ("", None),
         ("   ", None),
         ("$", None),
-        ("...", None),  # a box without content is no answer
+        ("...", None),  # nothing but dots
         ("0", "0"),
         ("-0", "0"),
         ("−5", "-5"),  # Unicode's minus
@@ -42,7 +42,7 @@ def test_ways_to_write_an_integer_have_one_key(written):
         (r"\text{East}.", "text:east"),
         (r"\text{(C)}", "C"),
         ("x = 5", "5"),
-        (r"\sqrt{2}", "~1.4142135623730950488"),
+        (r"\sqrt{2}", "~1.41421356237309504880168872421"),
         ("1+2i", "1+2i"),
         (r"\{2, 1\}", "{1;2}"),
         ("(2, 1)", "(2;1)"),
@@ -64,16 +64,14 @@ def test_keys_of_every_kind(answer, key):
     assert canonical(answer) == key
 
 
-@pytest.mark.parametrize(("a", "b"), SAME, ids=ascii)
-def test_equal_answers(a, b):
-    assert equivalent(a, b)
-    assert equivalent(b, a)
+def test_equal_answers():
+    missed = [(a, b) for a, b in SAME if not (equivalent(a, b) and equivalent(b, a))]
+    assert not missed
 
 
-@pytest.mark.parametrize(("a", "b"), DIFFERENT, ids=ascii)
-def test_different_answers(a, b):
-    assert not equivalent(a, b)
-    assert not equivalent(b, a)
+def test_different_answers():
+    merged = [(a, b) for a, b in DIFFERENT if equivalent(a, b) or equivalent(b, a)]
+    assert not merged
 
 
 NUMBERS = st.one_of(

@@ -317,7 +317,7 @@ def test_two_files_of_one_name_are_not_mixed_up(tmp_path):
 
 
 def test_a_base_that_never_boxes_is_warned_about(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("ttrl_repro.evaluate.extract", lambda _, **settings: None)
+    monkeypatch.setattr("ttrl_repro.evaluate.extract", lambda _, **__: None)
     start(Experiment.model_validate(config(train={"steps": 1, "questions_per_step": 10})), tmp_path / "run")
     assert "have no \\boxed{} answer" in capsys.readouterr().err
 

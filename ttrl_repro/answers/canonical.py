@@ -21,10 +21,10 @@ _CACHED_CHARS = 200
 _AT_A_GLANCE = 320  # characters of a number that is read without a parser
 
 _NUMBER = re.compile(
-    r"\$?\s*([+-]?)\s*\$?\s*([0-9]{1,300}|[0-9]{1,3}(?:,[0-9]{3}){1,99})(?:\.([0-9]{0,300}))?\s*\.?\s*\$?", re.ASCII
+    r"\$? ?([+-]?) ?\$? ?([0-9]{1,300}|[0-9]{1,3}(?:,[0-9]{3}){1,99})(?:\.([0-9]{0,300}))? ?\.? ?\$?", re.ASCII
 )
 _FRACTION = re.compile(
-    r"\$?([+-]?)\s*\\[dt]?frac\{([0-9]{1,300})\}\{([0-9]{1,300})\}\$?|\$?([+-]?)([0-9]{1,300})/([0-9]{1,300})\$?",
+    r"\$?([+-]?) ?\\[dt]?frac\{([0-9]{1,300})\}\{([0-9]{1,300})\}\$?|\$?([+-]?)([0-9]{1,300})/([0-9]{1,300})\$?",
     re.ASCII,
 )
 
@@ -78,6 +78,7 @@ def _simple(answer: str) -> str | None:
     """The key of a number in digits, without any parser; None for everything else."""
     if len(answer) > _AT_A_GLANCE:
         return None
+    answer = answer.strip()
     match = _NUMBER.fullmatch(answer)
     if match:
         sign, whole, decimals = match.groups()

@@ -15,10 +15,10 @@ import mpmath
 from mpmath import mpf
 
 from ttrl_repro.answers.tokens import FUNCTIONS, GREEK, NotMathematics, Token, Unreadable
-from ttrl_repro.answers.values import Number, Values, as_mp, checked, digest, number_key, point, rational, real
+from ttrl_repro.answers.values import POINTS, Number, Values, as_mp, checked, digest, number_key, point, rational, real
 
 _DEPTH = 60
-_MOST_FACTORIAL = 300
+_MOST_FACTORIAL = 3000
 _END = Token("sign", "")
 _OPENING = {"(": ")", "[": "]", "{": "}", r"\{": r"\}", "floor": "end floor", "ceil": "end ceil"}
 # Letters that stand beside each other as a product, not as a word or a unit.
@@ -148,7 +148,7 @@ class _Parser:
             return token.text not in ("mod", "circ", "angle", "triangle")
         if token.kind == "number":  # a number stands after letters and brackets, not after a number
             before = self.tokens[self.at - 1]
-            return before.kind == "sign" and before.text in (")", "}", "|")
+            return before.kind == "sign" and before.text in (")", "}", "|", "!")
         return token.text in ("(", "[", "{", "floor", "ceil") or (token.text == "|" and not self.bars)
 
     def power(self) -> Values:
@@ -276,7 +276,8 @@ class _Parser:
                 self.at += 1
                 arguments.append(self.sum())
             self.expect(")")
-            return _each(lambda *row: _unknown_function(name, row), *arguments)
+            points: Values = tuple(Fraction(i) for i in range(POINTS))  # not a constant, even of constants
+            return _each(lambda *row: _unknown_function(name, row), points, *arguments)
         return self.variable(self.subscripted(name))
 
     def variable(self, name: str) -> Values:
@@ -480,7 +481,7 @@ def _power(base: Number, exponent: Number) -> Number:
                 raise Unreadable("zero to a power that is not positive")
             return Fraction(0)
         bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-        if exact.denominator == 1 and (abs(exact) * bits <= 4096 or abs(base) == 1):
+        if exact.denominator == 1 and (abs(exact) * bits <= 1 << 15 or abs(base) == 1):
             return base ** int(exact)
         if exact.denominator > 1:
             rooted = _exact_root(base, exact.denominator)

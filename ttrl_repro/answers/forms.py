@@ -9,6 +9,7 @@ the interval that solves them); numbers in a base; words.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -27,13 +28,25 @@ _OPENING = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), r"\{": (r"\}",)}
 _CLOSING = frozenset({")", "]", "}", r"\}"})
 _RELATIONS = frozenset({"=", "<", ">", "<=", ">=", "!=", "~"})
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!=", "=": "="}
+_NAMES = {">": "gt", ">=": "ge", "!=": "ne"}
+_TIME = re.compile(r"[\s$]*([0-9]{1,2}):([0-9]{2})(?:\s|\\text\{|\\[, ]|~|\$){0,4}([apAP])\.?\s?[mM]\.?[\s}$]*")
 _PUNCTUATION = frozenset({".", ",", ";", ":", "!"})
 _MOST_SIGNS = 3  # plus-minus signs in one expression: eight values
 _MOST_ITEMS = 200
 _PERCENT = frozenset({"percent", "pct", "percentage"})
 _ORDINALS = frozenset({"th", "st", "nd", "rd"})
+_LETTER_UNITS = frozenset("msghLlNJKVWACFTH")  # upright, after a number: 5\text{ m}; but 2\mathrm{e} is twice e
+# Words after a number that make it another one, or say more than a unit.
+_NOT_UNITS = names(
+    "squared cubed factorial half halves third thirds quarter quarters fourths fifths sixths sevenths eighths ninths "
+    "tenths hundredths thousandths millionths billionths not no below above under over increase decrease noon midnight "
+    "am pm times more less fewer least most modulo mod power root"
+)
 # Letters that a product of variables would not be.
-_UNITS = names("mm cm dm km ft in yd mi kg mg lb lbs oz ml cl min hr hrs sec mph kph usd deg rad sq cu units unit")
+_UNITS = names(
+    "mm cm dm km ft in yd mi kg mg lb lbs oz ml mL cl min hr hrs sec mph kph usd USD yen Hz kHz MHz GHz Pa kPa mol eV "
+    "kJ kW kWh deg rad sq cu units unit"
+)
 _MAGNITUDES = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _MATRICES = frozenset({"matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array"})
 _REALS = ("R", "Reals")
@@ -41,6 +54,9 @@ _REALS = ("R", "Reals")
 
 def key_of(text: str) -> str:
     """The key of an answer that is mathematics. Raises Unreadable for what is not, or not known here."""
+    time = _TIME.fullmatch(text)
+    if time:
+        return f"{int(time[1])}:{time[2]}{time[3].lower()}m"
     return _answer(_trim(tokenize(text)))
 
 
@@ -54,7 +70,7 @@ def _is(token: Token, *texts: str) -> bool:
 def _trim(tokens: Tokens) -> Tokens:
     """Without punctuation around it and braces that group all of it."""
     start, end = 0, len(tokens)
-    while start < end and (_is(tokens[start], *_PUNCTUATION) or tokens[start].text in ("and", "or")):
+    while start < end and (_is(tokens[start], *_PUNCTUATION, "=", "=>", "~") or tokens[start].text in ("and", "or")):
         start += 1
     while end > start and (_is(tokens[end - 1], ".", ",", ";", ":") or tokens[end - 1].text in ("and", "or")):
         end -= 1
@@ -129,11 +145,44 @@ def _answer(tokens: Tokens) -> str:
         raise NotMathematics("too many items")
     if len(lists) == 1 and len(lists[0]) == 1:
         return keys.listed(_item(lists[0][0]).keys)
+    solved = _solution_set(tokens, [part for parts in lists for part in parts])
+    if solved is not None:
+        return solved
     items = [[_item(part) for part in parts] for parts in lists]
     if len(items) > 1 and all(len(group) > 1 and all(item.name for item in group) for group in items):
         # p = 5, q = 2 and p = 7, q = 2: every group is one solution
         return keys.listed([_solution(group) for group in items])
     return _solution([item for group in items for item in group])
+
+
+def _solution_set(tokens: Tokens, parts: Sequence[Tokens]) -> str | None:
+    """`x < 1 or x > 2` and `x > 1 and x < 2`: the numbers that they allow; None for any other list."""
+    found: list[Interval] = []
+    for part in parts:
+        element = _split(part, "in")
+        sides, relations = _relation(element[-1]) if len(element) < 3 else ([], [])
+        try:
+            if relations and set(relations) <= {"<", ">", "<=", ">=", "!="} and len(element) == 1:
+                found += _intervals(sides, relations) or []
+            elif (
+                not relations
+                and sides
+                and (len(element) == 2 or _is(sides[0][0], "[") or "infty" in _written(sides[0]))
+            ):
+                found += [_interval(sides[0])]
+        except Unreadable:
+            return None
+    if len(found) < len(parts):
+        return None
+    related = all(_relation(part)[1] for part in parts)
+    if related and len(found) == len(parts) == 2 and not any(token.text == "or" for token in tokens):
+        try:
+            return union_key([intersection(*found)])  # x > 1 and x < 2; x > 1, x < 2
+        except Unreadable:
+            if any(token.text == "and" for token in tokens):
+                raise
+            return union_key(found)  # x < 1, x > 2: nothing is both
+    return union_key(found)
 
 
 def _solution(items: Sequence[_Item]) -> str:
@@ -142,7 +191,10 @@ def _solution(items: Sequence[_Item]) -> str:
     if all(names) and len(set(names)) == len(names) > 1 and all(len(item.keys) == 1 for item in items):
         ordered = sorted(items, key=lambda item: str(item.name))
         return keys.assigned([item.keys[0] for item in ordered])
-    return keys.listed([key for item in items for key in item.keys])
+    found = [key for item in items for key in item.keys]
+    if all(len(key) == 1 and key.isalpha() for key in found) and len(set(found)) < len(found):
+        return keys.ordered(found)  # T, F, T answers three questions
+    return keys.listed(found)
 
 
 def _item(tokens: Tokens) -> _Item:
@@ -202,7 +254,12 @@ def _equation(parts: Sequence[Tokens], signs: Sequence[int]) -> _Item:
     if _is_name(first) and not _of_itself(first, last):
         if _is(first[0], "(") and _is(first[-1], ")"):
             return _Item((_in_order(first, _value(last, signs)),), _name(first))
-        return _Item((_value(last, signs),), _name(first))
+        key = _value(last, signs)
+        if _is_variable(first) and key.startswith("fn:"):
+            key = keys.defined(
+                key, "eq:" + multiple_key(_difference(evaluate(first), evaluate(last, signs)), signed=False)
+            )
+        return _Item((key,), _name(first))
     if _is_variable(last) and not _is_variable(first) and _is_constant(first):  # 5 = x
         return _Item((_value(first, signs),), _name(last))
     if _is_constant(first):  # 2 + 3 = 5: a calculation, whose result comes last
@@ -251,7 +308,7 @@ def _is_variable(tokens: Tokens) -> bool:
     first = tokens[0]
     if first.text in ("e", "i") or not (first.kind == "letter" or first.text in GREEK):
         return False
-    return len(tokens) == 1 or (_is(tokens[1], "_") and (len(tokens) == 3 or _is(tokens[2], "{")))
+    return len(tokens) == 1 or (_is(tokens[1], "_") and (len(tokens) == 3 or _is(tokens[2 % len(tokens)], "{")))
 
 
 def _is_name(tokens: Tokens) -> bool:
@@ -269,7 +326,7 @@ def _is_name(tokens: Tokens) -> bool:
             if not (_is(before, "_", "(", "{", ",", "=") or before.kind in ("letter", "number")):
                 return False
         elif token.kind == "command":
-            if token.text not in ("angle", "triangle", "overline", "circ", "dot", "frac"):
+            if token.text not in ("angle", "triangle", "overline", "circ", "dot", "frac", "max", "min"):
                 return False
             ahead = _written(tokens[index + 1 : index + 3])
             if token.text == "frac" and (not summed or ahead.startswith(("{d", "{partial"))):
@@ -291,29 +348,43 @@ def _name(tokens: Tokens) -> str:
 
 def _inequality(parts: Sequence[Tokens], relations: Sequence[str]) -> str:
     """In one variable and linear: the interval that solves it. In one relation of several: up to a positive factor."""
-    absolute = _absolute(parts, relations)
-    if absolute is not None:
-        return union_key(absolute)
-    intervals = []
-    for left, relation, right in zip(parts, relations, parts[1:], strict=False):
-        intervals.append(_solved(_side(left), _side(right), relation))
-    found = intervals[0]
-    if found is not None and all(interval is not None for interval in intervals):
-        for interval in intervals[1:]:
-            assert interval is not None
-            found = intersection(found, interval)
-        return union_key([found])
+    solved = _intervals(parts, relations)
+    if solved is not None:
+        return union_key(solved)
     if len(relations) > 1:
         raise Unreadable("a chain of inequalities that are not linear in one variable")
     left, relation, right = parts[0], relations[0], parts[1]
     values = _difference(evaluate(left), evaluate(right))
     if relation in ("<", "<="):
         values, relation = tuple(-value for value in values), _FLIPPED[relation]
-    return f"{relation}:" + multiple_key(values, signed=relation != "!=")
+    return f"{_NAMES[relation]}:" + multiple_key(values, signed=relation != "!=")
+
+
+def _intervals(parts: Sequence[Tokens], relations: Sequence[str]) -> list[Interval] | None:
+    """What linear relations in one variable allow, or None for any others."""
+    absolute = _absolute(parts, relations)
+    if absolute is not None:
+        return absolute
+    if len(parts) != len(relations) + 1:
+        raise Unreadable("relations that are not told apart")
+    found: Interval | None = None
+    if list(relations) == ["!="]:
+        below, above = (_solved(_side(parts[0]), _side(parts[1]), relation) for relation in "<>")
+        return [below, above] if below is not None and above is not None else None
+    for left, relation, right in zip(parts, relations, parts[1:], strict=False):
+        solved = _solved(_side(left), _side(right), relation)
+        if solved is None:
+            return None
+        found = solved if found is None else intersection(found, solved)
+    return None if found is None else [found]
 
 
 def _absolute(parts: Sequence[Tokens], relations: Sequence[str]) -> list[Interval] | None:
     """`|x - 1| < 2` as intervals; None for anything else."""
+    if len(parts) == 3:  # 1 <= |x| <= 2: what both of its relations allow
+        halves = [_absolute(parts[i : i + 2], relations[i : i + 1]) for i in (0, 1)]
+        one, other = sorted((half or [] for half in halves), key=len)
+        return [intersection(one[0], piece) for piece in other] if len(one) == 1 and len(other) == 2 else None
     if len(parts) != 2:
         return None
     left, relation, right = parts[0], relations[0], parts[1]
@@ -364,7 +435,10 @@ def _side(tokens: Tokens) -> _Linear | None:
 
 
 def _real_value(tokens: Tokens) -> Fraction | mpf:
-    value = evaluate(tokens)[0]
+    values = evaluate(tokens)
+    if len(values) > 1:
+        raise Unreadable("a variable where a number should be")
+    value = values[0]
     exact = rational(value)
     return exact if exact is not None else real(value)
 
@@ -423,7 +497,13 @@ def _bracketed(tokens: Tokens) -> str:
     if opening == r"\{":
         if not inner:
             return keys.listed([])
-        if len(_split(inner, "|", ":")) > 1:
+        by_property = [_trim(part) for part in _split(inner, "|", ":")]
+        if len(by_property) > 1:
+            element = _split(by_property[0], "in")
+            if len(by_property) == 2 and _is_variable(element[0]) and (len(element) == 1 or _is_reals(element[1])):
+                solved = _solution_set(by_property[1], _split(by_property[1], ",", words=("and", "or")))
+                if solved is not None:
+                    return solved
             raise Unreadable("a set by its property")
         return _answer(_trim(inner))
     parts = [_trim(part) for part in _split(inner, ",", ";")]
@@ -512,8 +592,9 @@ def _ratio(parts: Sequence[Tokens]) -> str:
     if any(not isinstance(value, Fraction) for value in values) or all(value == 0 for value in values):
         raise Unreadable("a ratio of what is not rational")
     exact = [value for value in values if isinstance(value, Fraction)]
-    if len(exact) == 2 and len(parts[1]) == 1 and len(parts[1][0].text) == 2 and parts[1][0].text.startswith("0"):
-        return f"{exact[0]}:{parts[1][0].text}"  # 12:00 is a time
+    digits = [_written(part) for part in parts]
+    if len(exact) == 2 and len(digits[1]) == 2 and digits[1].isdecimal() and exact[0] <= 24 and exact[1] < 60:
+        return f"{exact[0]}:{digits[1]}"  # maybe a time: 3:45 is not 2:30
     scale = next(value for value in exact if value)
     return ":".join(str(value / abs(scale)) for value in exact)
 
@@ -535,6 +616,8 @@ def _measured(tokens: Tokens, signs: Sequence[int]) -> str:
     """An expression, maybe followed by a unit, a percent sign or the letters of an ordinal."""
     if all(token.kind in ("word", "letter") or _is(token, "-", "'", ".", ",") for token in tokens):
         words = [token for token in tokens if token.kind == "word"]
+        if any(len(token.text) > 1 and token.text.isupper() for token in words):  # points, true and false: an order
+            raise NotMathematics("words")
         if len(tokens) == 1 and tokens[0].kind == "letter":
             return values_key(evaluate(tokens)) if tokens[0].text in ("e", "i") else tokens[0].text
         if any(token.upright or not is_product(token.text) for token in words):
@@ -585,8 +668,10 @@ def _is_unit(tokens: Tokens, token: Token) -> bool:
     """Whether the last token is a unit rather than a factor: letters after a number."""
     if token.kind not in ("word", "letter"):
         return False
+    if token.text.lower() in _NOT_UNITS:
+        raise NotMathematics("a word that changes the number")
     if token.upright:
-        return len(tokens) > 1 and not (token.kind == "letter" and not _follows_number(tokens))
+        return len(tokens) > 1 and (token.kind == "word" or (token.text in _LETTER_UNITS and _follows_number(tokens)))
     if token.kind == "letter":
         return False
     long = len(token.text) > 3 or (len(token.text) == 3 and token.space)

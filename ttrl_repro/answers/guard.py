@@ -45,40 +45,52 @@ class Guard:
         self.restarts = 0
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._owner = 0  # process that started the worker: a fork must not talk to its parent's
 
     def read(self, answer: str) -> Reply:
-        """The worker's reply. A worker that dies or hangs on an answer makes it `parse_timeout` or `parse_error`."""
+        """The worker's reply. One that hangs makes it `parse_timeout`, one that dies of it twice `parse_error`."""
         with self._lock:
-            reply = self._ask(answer)
+            try:
+                reply = self._ask(answer) or self._ask(answer) or Reply(None, "parse_error")
+            except BaseException:  # interrupted between question and reply: the next reply would be this one's
+                self._end()
+                raise
             self.outcomes[reply.outcome] += 1
             return reply
 
     def close(self) -> None:
         """End the worker. The next answer starts another."""
-        if self._process is not None and self._owner == os.getpid():
+        with self._lock:
+            self._end()
+
+    def forget_parent(self) -> None:
+        """In the child of a fork: the worker and the lock are the parent's, which may have held it."""
+        self._lock, self._process = threading.Lock(), None
+
+    def _end(self) -> None:
+        if self._process is not None:
             self._process.kill()
             self._process.communicate()
         self._process = None
 
-    def _ask(self, answer: str) -> Reply:
-        line = json.dumps(answer).encode("ascii") + b"\n"
+    def _ask(self, answer: str) -> Reply | None:
+        """The reply, or None if the worker died, of this answer or before it."""
         process = self._running()
         assert process.stdin is not None
         try:
-            process.stdin.write(line)
+            process.stdin.write(json.dumps(answer).encode("ascii") + b"\n")
             process.stdin.flush()
-        except BrokenPipeError:  # it died since the last answer: not this one's fault
-            self._restart()
-            return self._ask(answer)
-        reply = self._line(process, self.patience)
-        if reply is not None:
-            key, outcome = json.loads(reply)
+            line = self._line(process, self.patience)
+        except BrokenPipeError:
+            line = None
+        if line is not None:
+            key, outcome = json.loads(line)
+            if outcome == "broken":
+                raise GuardError(f"the answers' worker cannot use math-verify: {key}")
             return Reply(key, outcome)
-        hung = process.poll() is None
-        self._restart()
-        over_time = hung or process.returncode == -signal.SIGXCPU
-        return Reply(None, "parse_timeout" if over_time else "parse_error")
+        over_time = process.poll() is None or process.returncode == -signal.SIGXCPU
+        self._end()
+        self.restarts += 1
+        return Reply(None, "parse_timeout") if over_time else None
 
     def _line(self, process: subprocess.Popen[bytes], patience: float) -> bytes | None:
         """One line, or None if the worker died or let its time pass."""
@@ -97,29 +109,27 @@ class Guard:
         return received
 
     def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._owner != os.getpid():
+        if self._process is None:
             command = [sys.executable, "-m", self.module, str(self.seconds), str(self.memory)]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment())
-            self._owner = os.getpid()
             if self._line(self._process, STARTING) != b"ready\n":
-                self.close()
+                self._end()
                 raise GuardError(f"the answers' worker does not start: {' '.join(command[:3])}")
         return self._process
-
-    def _restart(self) -> None:
-        self.close()
-        self.restarts += 1
-
-
-_SIGXCPU = 24
 
 
 def _environment() -> Mapping[str, str]:
     """The caller's, without threads that a parser has no use for, and importing what the caller imports."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    path = [str(entry) for entry in sys.path if str(entry) not in ("", ".")]
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONSAFEPATH": "1",  # a json.py in the working folder is not ours
+    }
 
 
 GUARD = Guard()
-
-
 atexit.register(GUARD.close)
+os.register_at_fork(after_in_child=GUARD.forget_parent)

@@ -1,8 +1,9 @@
 r"""The grammar of keys, and when two different keys still count as the same answer.
 
     25  -1/2            a rational number, in lowest terms
-    ~1.41421356...      another real number, to 20 digits; `0+~1.41...i`: a complex one
+    ~1.41421356...      another real number, to 30 digits; `0+~1.41...i`: a complex one
     fn:1f...            an expression with variables: a digest of its values; `x`: a single variable
+    fn:1f...=eq:2e...   a variable defined by an expression
     10%   52_8  oo      a percentage; digits in a base; infinity
     {a;b}               a list or set: sorted; with repetitions, but for tuples
     (a;b)               a tuple, a vector, or an open interval
@@ -10,7 +11,7 @@ r"""The grammar of keys, and when two different keys still count as the same ans
     <a;b>               values of different variables, in the order of their names
     [[a;b];[c;d]]       a matrix
     1:3                 a ratio
-    eq:1f... >=:1f...   an equation, up to a factor; an inequality, up to a positive one
+    eq:1f... ge:1f...   an equation, up to a factor; an inequality (gt, ge, ne), up to a positive one
     text:east           words
 
 Keys are equal if and only if the answers are. Beyond that, some answers say *less* than others and may
@@ -20,24 +21,24 @@ mean them; `fits` tells. That relation is not transitive (0.3333 may mean 1/3, a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 
 # A decimal of this many significant digits may be a rounded number: 1.414 for the root of 2, but not 1.4.
 LEAST_DIGITS = 4
-_MOST_DIGITS = 18  # a key holds 20
+_MOST_DIGITS = 18  # a key holds 30
 _OPENING, _CLOSING = "{([<", "})]>"
+_REAL = re.compile(r"~-?[0-9]+\.[0-9]+(?:e[+-]?[0-9]+)?")
 
 
 # -- making keys ---------------------------------------------------------------------------------
 
 
 def listed(items: Sequence[str]) -> str:
-    """A list or set of answers, whose order does not count; lists within it are a part of it. One is itself."""
-    flat: list[str] = []
-    for item in items:
-        flat += parts(item) if item.startswith("{") else [item]
+    """A list or set of answers, whose order does not count. One is itself."""
+    flat = list(items)
     if all(item.startswith("(") for item in flat):  # solutions: naming one twice adds nothing
         flat = list(dict.fromkeys(flat))
     return flat[0] if len(flat) == 1 else "{" + ";".join(sorted(flat)) + "}"
@@ -51,6 +52,11 @@ def ordered(items: Sequence[str]) -> str:
 def assigned(items: Sequence[str]) -> str:
     """Values of different variables, in the order of the variables' names."""
     return "<" + ";".join(items) + ">"
+
+
+def defined(expression: str, equation: str) -> str:
+    """A variable defined by an expression: `y = 2x + 1` is said by `2x + 1`, and by `2x - y + 1 = 0`."""
+    return f"{expression}={equation}"
 
 
 def matrix(rows: Sequence[Sequence[str]]) -> str:
@@ -106,7 +112,7 @@ def _rounded(key: str) -> tuple[Fraction, int] | None:
 
 def _unrounded(key: str) -> Fraction | None:
     """A real number that no finite decimal is, to the digits of its key; None for any other."""
-    if key.startswith("~") and not key.endswith("i"):
+    if _REAL.fullmatch(key):
         return Fraction(key[1:])
     value = exact(key)
     if value is None:
@@ -126,6 +132,7 @@ def fits(weak: str, strong: str) -> bool:
     """Whether `weak` says less than `strong` and may mean it; false for equal keys.
 
     - a decimal of at least four significant digits may be a rounded or cut number: `1.4142`, `0.6667`;
+    - an expression or an equation may be a variable's definition: `2x + 1` or `2x - y + 1 = 0` for `y = 2x + 1`;
     - digits may be those of a number in a stated base: `52` for `52_8`, where the question states it;
     - a percentage may be the number before the sign or a hundredth of it: graders accept both;
     - two whole numbers, the second of two digits or more, may be one with a decimal comma: `2,74`;
@@ -137,6 +144,8 @@ def fits(weak: str, strong: str) -> bool:
     if weak.endswith("%"):
         number, other = exact(weak[:-1]), exact(strong)
         return number is not None and other is not None and other in (number, number / 100)
+    if "=" in strong and weak in _split(strong, "="):
+        return True
     if weak.isdecimal() and strong.startswith(weak + "_"):
         return True
     kind, other_kind = _kind(weak), _kind(strong)
@@ -190,7 +199,7 @@ def _kind(key: str) -> str:
         if key.startswith("[["):
             return "matrix"
         return "tuple" if first == "(" and key.endswith(")") else "interval"
-    return "number" if exact(key) is not None or first == "~" else "other"
+    return "number" if exact(key) is not None or _REAL.fullmatch(key) else "other"
 
 
 def _matched(weak: list[str], strong: list[str]) -> bool:
@@ -222,8 +231,9 @@ def classes(keys: Iterable[str]) -> dict[str, str]:
     Depends on the set of keys alone, not on their order. Numbers that are both exact never share a class.
     """
     distinct = sorted(set(keys))
-    based = any("_" in key for key in distinct)
-    loose = [key for key in distinct if _may_fit(key) or (based and key.isdecimal())]
+    # Whole numbers, which nearly all keys are, can fit digits in a base alone; expressions, definitions alone.
+    based, defining = (any(sign in key for key in distinct) for sign in "_=")
+    loose = [key for key in distinct if defining or _may_fit(key) or (based and key.isdecimal())]
     joins: dict[str, str] = {}
     for key in loose:
         fuller = [other for other in distinct if fits(key, other)]

@@ -85,9 +85,9 @@ def _relation(parsed: Any) -> str:
             raise Unreadable("math-verify: an inequality that is not solved") from error
     flip = isinstance(parsed, sympy.Lt | sympy.Le)
     values = _values(parsed.rhs - parsed.lhs if flip else parsed.lhs - parsed.rhs)
-    sign = ">" if parsed.is_Relational and isinstance(parsed, sympy.StrictGreaterThan | sympy.StrictLessThan) else ">="
+    sign = "gt" if parsed.is_Relational and isinstance(parsed, sympy.StrictGreaterThan | sympy.StrictLessThan) else "ge"
     if isinstance(parsed, sympy.Ne):
-        return "!=:" + multiple_key(values, signed=False)
+        return "ne:" + multiple_key(values, signed=False)
     return f"{sign}:" + multiple_key(values, signed=True)
 
 

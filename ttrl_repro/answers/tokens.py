@@ -50,7 +50,8 @@ _KEPT = FUNCTIONS | GREEK | names("frac sqrt binom pi infty circ overline angle 
 # Commands that are a sign, and commands that are another command.
 _SIGN_OF = {
     "le": "<=", "leq": "<=", "leqslant": "<=", "ge": ">=", "geq": ">=", "geqslant": ">=", "lt": "<", "gt": ">",
-    "ne": "!=", "neq": "!=", "approx": "~", "simeq": "~", "thickapprox": "~", "cdot": "*", "times": "*", "ast": "*",
+    "ne": "!=", "neq": "!=", "approx": "~", "simeq": "~", "thickapprox": "~",
+    "Rightarrow": "=>", "implies": "=>", "Longrightarrow": "=>", "cdot": "*", "times": "*", "ast": "*",
     "div": "/", "pm": "+-", "mp": "-+", "in": "in", "cup": "cup", "emptyset": "empty", "varnothing": "empty",
     "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "colon": ":", "lbrace": r"\{", "rbrace": r"\}",
     "langle": "(", "rangle": ")", "lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")", "lfloor": "floor",
@@ -58,15 +59,18 @@ _SIGN_OF = {
 }  # fmt: skip
 _SAME_AS = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom",
-    "overrightarrow": "overline", "degree": "circ", "arcctg": "arccot", "tg": "tan", "ctg": "cot", "cosec": "csc",
+    "overrightarrow": "overline", "bar": "overline",
+    "degree": "circ", "arcctg": "arccot", "tg": "tan", "ctg": "cot", "cosec": "csc",
     "pmod": "mod", "bmod": "mod",
 }  # fmt: skip
 _UPRIGHT = names("text textrm textbf textit textsf texttt textnormal textup mbox hbox mathrm operatorname rm")
 _LAYOUT = names(
     "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle "
     "scriptstyle limits nolimits mathbf boldsymbol bm mathit mathsf mathtt mathcal vec hat bf it boxed fbox "
-    "ensuremath negthinspace underline"
+    "ensuremath negthinspace underline therefore because large Large small"
 )
+_NO_ANSWER = names("color textcolor tag label hspace vspace phantom hphantom vphantom cite ref")
+_ALIGNED = names("aligned align equation gather gathered split")
 _SPACES = names("quad qquad enspace thinspace medspace thickspace space nobreakspace")
 _COMMANDS = _KEPT | _SIGN_OF.keys() | _SAME_AS.keys() | _UPRIGHT | _LAYOUT | _SPACES | {"begin", "end"}
 _BY_LENGTH = sorted(_COMMANDS, key=len, reverse=True)
@@ -81,7 +85,7 @@ _SYMBOLS = {
     "π": "pi", "∞": "infty", "∠": "angle", "√": "sqrt", "θ": "theta", "α": "alpha", "β": "beta", "γ": "gamma",
     "δ": "delta", "λ": "lambda", "μ": "mu", "φ": "phi", "ϕ": "phi", "ω": "omega", "σ": "sigma", "ρ": "rho",
 }  # fmt: skip
-_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789", strict=True))
+_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-", strict=True))
 _VULGAR = {"½": "12", "⅓": "13", "⅔": "23", "¼": "14", "¾": "34", "⅕": "15", "⅙": "16", "⅛": "18"}
 _INVISIBLE = frozenset("\0\u200b\u200c\u200d\u2060\u2061\u2062\u2063\u2064\ufeff")
 _BLANK = frozenset(" \t\n\r\f\v~\u00a0\u2009\u202f\u2003\u3000")
@@ -92,7 +96,9 @@ _THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
 _RUN = re.compile(r"[0-9]+(?:,[0-9]+)+")
 _LATEX_THOUSANDS = re.compile(r"[0-9]{1,3}(?:(?: ?\{ ?, ?\} ?|,\\! ?)[0-9]{3})+(?![0-9])")
 _SPACED_THOUSANDS = re.compile(r"[0-9]{1,3}(?:(?: |\\,|\\ |\u00a0|\u202f|\u2009)[0-9]{3})+(?![0-9])")
-_DECIMAL = re.compile(r"(?:[0-9]+(?:\.[0-9]+|\.(?=\\overline))?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4}(?![0-9a-zA-Z.]))?")
+_DECIMAL = re.compile(
+    r"(?:[0-9]+(?:\.[0-9]+|\.(?=\\(?:overline|bar)))?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4}(?![0-9a-zA-Z.]))?"
+)
 _TIMES_TEN = re.compile(r"(?<=[0-9]) ?[xX] ?(?=10(?:\^|\*\*))")  # 3.85 x 10^9
 _FRACTIONAL = re.compile(r"\.[0-9]+")
 _LETTERS = re.compile(r"[a-zA-Z]+")
@@ -113,7 +119,7 @@ def tokenize(text: str) -> list[Token]:
 
 def _plain(char: str) -> str:
     """Letters and digits of other shapes (fullwidth, bold, Arabic-Indic) as ASCII; all else as it is."""
-    if char.isascii() or char in _SUPERSCRIPTS or char in _VULGAR or char in _SYMBOLS:
+    if char.isascii() or char == "ℝ" or char in _SUPERSCRIPTS or char in _VULGAR or char in _SYMBOLS:
         return char
     digit = unicodedata.decimal(char, None)
     same = unicodedata.normalize("NFKC", char) if digit is None else str(digit)
@@ -128,6 +134,7 @@ class _Tokenizer:
         self.space = False
         # In a matrix two backslashes end a row; elsewhere they are one, escaped twice.
         self.rows = r"\begin" in text
+        self.aligned = False
 
     def add(self, kind: Kind, text: str) -> None:
         self.tokens.append(Token(kind, text, self.space, self.upright))
@@ -185,22 +192,37 @@ class _Tokenizer:
 
     def sign(self, char: str) -> None:
         pair = self.text[self.at : self.at + 2]
+        if pair == "..":
+            raise Unreadable("a list with dots")
+        if self.text.startswith("+/-", self.at):
+            self.add("sign", "+-")
+            self.at += 3
+            return
         # `3!=6` is a factorial and an equation; `x != 5` a relation.
         if pair in _PAIRS and not (pair == "!=" and self.tokens and self.tokens[-1].kind == "number"):
             self.add("sign", "^" if pair == "**" else pair)
             self.at += 2
             return
         self.depth += (char in "([") - (char in ")]")
-        self.add("sign", char)
+        if not (char == "&" and self.aligned):
+            self.add("sign", char)
         self.at += 1
 
     def other(self, char: str) -> None:
         self.at += 1
         if char in _SIGNS:
             self.add("sign", _SIGNS[char])
+        elif char == "ℝ":
+            self.add("command", "mathbb")
+            self.add("letter", "R")
         elif char == "°":
             self.add("sign", "^")
             self.add("command", "circ")
+        elif char == "√" and (radicand := _DECIMAL.match(self.text, self.at)):
+            self.add("command", "sqrt")
+            for kind, text in (("sign", "{"), ("number", radicand[0]), ("sign", "}")):
+                self.add("number" if kind == "number" else "sign", text)
+            self.at = radicand.end()
         elif char in _SYMBOLS:
             self.add("command", _SYMBOLS[char])
         elif char in "²³" and self.measures():
@@ -209,8 +231,13 @@ class _Tokenizer:
             end = self.at
             while end < len(self.text) and self.text[end] in _SUPERSCRIPTS:
                 end += 1
+            digits = "".join(_SUPERSCRIPTS[c] for c in self.text[self.at - 1 : end])
+            if not digits.lstrip("-").isdigit():
+                raise Unreadable("a superscript that is no number")
             self.add("sign", "^")
-            self.add("number", "".join(_SUPERSCRIPTS[c] for c in self.text[self.at - 1 : end]))
+            if digits[0] == "-":
+                self.add("sign", "-")
+            self.add("number", digits.lstrip("-"))
             self.at = end
         elif char in _VULGAR:
             self.add("command", "frac")
@@ -229,7 +256,7 @@ class _Tokenizer:
         follows = self.text[self.at + 1 : self.at + 2]
         if follows == "\\":
             if self.rows:
-                self.add("sign", r"\\")
+                self.add("sign", "," if self.aligned else r"\\")
                 self.at += 2
             else:
                 self.at += 1
@@ -254,6 +281,12 @@ class _Tokenizer:
         match = _LETTERS.match(self.text, self.at + 1)
         assert match is not None
         name = match[0]
+        if name.endswith("dots"):
+            raise Unreadable("a list with dots")
+        if name in _NO_ANSWER:  # \color{red}, \tag{1}: the command and its argument
+            argument = _ARGUMENT.match(self.text, self.at + 1 + len(name))
+            self.at = argument.end() if argument else self.at + 1 + len(name)
+            return
         if name not in _COMMANDS:  # `\cotx` for `\cot x`: the longest command that it begins with
             name = next((known for known in _BY_LENGTH if name.startswith(known)), name)
         self.at += 1 + len(name)
@@ -266,6 +299,8 @@ class _Tokenizer:
             self.add("sign", sign)
         elif name in _UPRIGHT:
             self.upright_text()
+        elif name in ("quad", "qquad") and self.depth == 0:
+            self.add("sign", ",")  # between the items of a list; otherwise an empty item, which is dropped
         elif name in _SPACES:
             self.space = True
         elif name in ("begin", "end"):
@@ -273,7 +308,12 @@ class _Tokenizer:
             if environment is None:
                 raise Unreadable(f"\\{name} without an environment")
             self.at = environment.end()
-            self.add("sign", f"{name} {environment[1]}")
+            if environment[1] in _ALIGNED or (
+                environment[1] == "cases" and "&" not in self.text
+            ):  # its rows are a list
+                self.aligned = name == "begin"
+            else:
+                self.add("sign", f"{name} {environment[1]}")
         elif name not in _LAYOUT:
             raise Unreadable(f"command \\{name}")
         elif name in ("left", "right") and self.text[self.at : self.at + 1] == ".":

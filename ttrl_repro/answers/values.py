@@ -1,4 +1,4 @@
-"""Values of expressions: exact rationals, other numbers to 20 digits, functions by their values at points.
+"""Values of expressions: exact rationals, other numbers to 30 digits, functions by their values at points.
 
 Two expressions are equal if and only if they have the same value wherever both are defined. So an expression
 with variables is evaluated at `POINTS` fixed, irregular points, with `DIGITS` digits, and its key is a digest
@@ -22,9 +22,10 @@ Number: TypeAlias = Fraction | mpf | mpc
 Values: TypeAlias = tuple[Number, ...]  # one at every point; a single one where no variable is involved
 
 DIGITS = 60  # of the arithmetic
-KEPT = 20  # of a key
+KEPT = 30  # of a key
 POINTS = 5
-_BITS = 4096  # of an exact numerator or denominator
+_BITS = 1 << 15  # of an exact numerator or denominator
+_WRITTEN = 1024  # bits of a number that is its own key
 _MAGNITUDE = 2048  # of a number, as a power of two: beyond it, nothing is computed
 _DENOMINATOR = 10**6  # of a rational that an irrational-looking computation is taken to have meant
 
@@ -100,19 +101,26 @@ def rational(value: Number) -> Fraction | None:
 
 
 def number_key(value: Number) -> str:
-    """Key of a number: `25`, `-1/2`, `~1.4142135623730950488`, `~0.0+~1.732...i`."""
+    """Key of a number: `25`, `-1/2`, `~1.4142...`, `0+~1.732...i`."""
     exact = rational(value)
     if exact is not None:
-        return str(exact)
+        return rational_key(exact)
     if isinstance(value, mpc) and abs(value.imag) > _TINY * max(1, abs(value.real)):
         re, im = (_real_key(mpf(0) if abs(part) < _TINY else part) for part in (value.real, value.imag))
         return f"{re}+{im}i"
     return _real_key(real(value))
 
 
+def rational_key(value: Fraction) -> str:
+    """`25`, `-1/2`; a digest of one that has hundreds of digits."""
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) <= _WRITTEN:
+        return str(value)
+    return "q:" + digest([hex(value.numerator), hex(value.denominator)])
+
+
 def _real_key(value: mpf) -> str:
     exact = rational(value)
-    return str(exact) if exact is not None else "~" + mpmath.nstr(value, KEPT, strip_zeros=False)
+    return rational_key(exact) if exact is not None else "~" + mpmath.nstr(value, KEPT, strip_zeros=False)
 
 
 def values_key(values: Values) -> str:

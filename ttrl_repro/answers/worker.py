@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -17,6 +18,12 @@ from collections.abc import Callable
 from ttrl_repro.answers import forms
 from ttrl_repro.answers.reply import Reply
 from ttrl_repro.answers.tokens import NotMathematics, Unreadable, has_words
+
+# What math-verify knows and `forms` does not; and what it reads as something else, as a product of letters.
+_ASKED = re.compile(r"\\(?:sum|prod|int|lim|det|cap|setminus|operatorname|begin\{[vV]matrix\})")
+_NOT_ASKED = re.compile(r"\\(?:mid|equiv|p?mod|bmod|[lc]?dots|q?quad|text|colon|cases|choose)|[:…]|\.\.|[lc]dots")
+# A parser's own faults on an answer; `parse_error` in the metrics, never silent.
+_FAILURES = (ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 class _TimeIsUp(BaseException):
@@ -30,17 +37,25 @@ def _time_is_up(*_: object) -> None:
 def limit(memory: int) -> None:
     """Limit this process for good: address space in bytes, no files written, no core dumps."""
     for kind, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
-        hard = resource.getrlimit(kind)[1]
+        _lower(kind, most)
+
+
+def _lower(kind: int, most: int) -> None:
+    """Lower a soft limit, to no more than the hard one."""
+    hard = resource.getrlimit(kind)[1]
+    try:
         resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    except ValueError:
+        if sys.platform != "darwin":  # which knows RLIMIT_AS but refuses to lower it; time is limited all the same
+            raise
 
 
 def read(answer: str, seconds: float) -> Reply:
     """The key of one answer: by our own parser, or else by math-verify, each within `seconds`."""
     reply, unreadable = timed(_read, answer, seconds)
-    if not unreadable or not ("\\" in answer and not has_words(answer)):
+    if not unreadable or not _ASKED.search(answer) or _NOT_ASKED.search(answer) or has_words(answer):
         return reply
-    # math-verify may know what `forms` does not, but prose it would read as a product of letters. Loading it
-    # takes a second or two, once, which is not the answer's fault.
+    # Loading it takes a second, once, which is not the answer's fault.
     from ttrl_repro.answers import sympy_forms
 
     return timed(lambda text: _read_by_sympy(sympy_forms.key_of, text), answer, seconds)[0]
@@ -53,8 +68,7 @@ def timed(reader: Callable[[str], tuple[Reply, bool]], answer: str, seconds: flo
     operating system, with the process, about a second later.
     """
     used = resource.getrusage(resource.RUSAGE_SELF)
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime + seconds) + 2, hard))
+    _lower(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + seconds) + 2)
     try:
         signal.setitimer(signal.ITIMER_PROF, seconds)
         return reader(answer)
@@ -64,6 +78,7 @@ def timed(reader: Callable[[str], tuple[Reply, bool]], answer: str, seconds: flo
         return Reply(None, "parse_error"), False
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
+        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
         resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
 
 
@@ -75,6 +90,8 @@ def _read(answer: str) -> tuple[Reply, bool]:
         return Reply(None, "text"), False
     except Unreadable:
         return Reply(None, "text"), True
+    except _FAILURES:
+        return Reply(None, "parse_error"), False
 
 
 def _read_by_sympy(key_of: Callable[[str], str], answer: str) -> tuple[Reply, bool]:
@@ -82,14 +99,15 @@ def _read_by_sympy(key_of: Callable[[str], str], answer: str) -> tuple[Reply, bo
         return Reply(key_of(answer), "parsed"), False
     except Unreadable:
         return Reply(None, "text"), False
-    except (ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError):
-        return Reply(None, "parse_error"), False  # SymPy's own failures on what latex2sympy made
+    except _FAILURES:  # SymPy's own, on what latex2sympy made
+        return Reply(None, "parse_error"), False
 
 
 def main() -> None:
     """Serve until the input ends. Arguments: seconds for each answer, bytes of memory."""
     seconds, memory = float(sys.argv[1]), int(sys.argv[2])
     signal.signal(signal.SIGPROF, _time_is_up)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which then ends this process
     limit(memory)
     # What libraries print must not get between the replies.
@@ -100,7 +118,10 @@ def main() -> None:
     replies.write("ready\n")
     replies.flush()
     for line in sys.stdin:
-        reply = read(json.loads(line), seconds)
+        try:
+            reply: object = read(json.loads(line), seconds)
+        except ImportError as error:  # of the installation, not of an answer
+            reply = (str(error), "broken")
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
 
