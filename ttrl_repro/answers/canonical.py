@@ -1,7 +1,8 @@
-"""Keys of answers: two answers are the same vote if and only if their keys are equal."""
+"""Keys of answers: equal answers have equal keys. Votes are counted over classes of keys (`keys.classes`)."""
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections import OrderedDict
@@ -21,7 +22,7 @@ _CACHED_CHARS = 200
 _AT_A_GLANCE = 320  # characters of a number that is read without a parser
 
 _NUMBER = re.compile(
-    r"\$? ?([+-]?) ?\$? ?([0-9]{1,300}|[0-9]{1,3}(?:,[0-9]{3}){1,99})(?:\.([0-9]{0,300}))? ?\.? ?\$?", re.ASCII
+    r"\$? ?([+-]?) ?\$? ?([0-9]{1,150}|[0-9]{1,3}(?:,[0-9]{3}){1,49})(?:\.([0-9]{0,150}))? ?\.? ?\$?", re.ASCII
 )
 _FRACTION = re.compile(
     r"\$?([+-]?) ?\\[dt]?frac\{([0-9]{1,300})\}\{([0-9]{1,300})\}\$?|\$?([+-]?)([0-9]{1,300})/([0-9]{1,300})\$?",
@@ -30,6 +31,15 @@ _FRACTION = re.compile(
 
 _cache: OrderedDict[str, Reply] = OrderedDict()
 _lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    """In the child of a fork: another thread of the parent may have held the lock."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def canonical(answer: str | None) -> str | None:

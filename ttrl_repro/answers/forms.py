@@ -622,41 +622,7 @@ def _measured(tokens: Tokens, signs: Sequence[int]) -> str:
             return values_key(evaluate(tokens)) if tokens[0].text in ("e", "i") else tokens[0].text
         if any(token.upright or not is_product(token.text) for token in words):
             raise NotMathematics("words")
-    end = len(tokens)
-    percent, scale = False, 1
-    while end > 1:
-        token, before = tokens[end - 1], tokens[end - 2]
-        if _is(token, "%") or (token.kind == "word" and token.text.lower() in _PERCENT):
-            percent = True
-            end -= 1
-        elif token.kind == "word" and token.text.lower() in _MAGNITUDES:
-            scale *= _MAGNITUDES[token.text.lower()]
-            end -= 1
-        elif _is_unit(tokens[:end], token):
-            end -= 1
-        elif token.kind == "letter" and end > 3 and _is(before, "/") and _is_unit(tokens[: end - 2], tokens[end - 3]):
-            end -= 3  # km/h
-        elif token.kind == "number" and token.text in ("2", "3") and end > 2 and _is(before, "^"):
-            if not _is_unit(tokens[: end - 2], tokens[end - 3]):
-                break
-            end -= 2
-        elif _is(token, "}") and end > 4 and _is(tokens[end - 3], "{") and _is(tokens[end - 4], "^"):
-            inner, at = before, end - 5
-            if (inner.text in _ORDINALS and tokens[at].kind == "number") or (
-                inner.text in ("2", "3") and at > 0 and _is_unit(tokens[: at + 1], tokens[at])
-            ):
-                end -= 4
-            else:
-                break
-        elif token.text in _ORDINALS and before.kind in ("number", "sign"):
-            end -= 2 if _is(before, "^") else 1
-        elif _is(token, "/", "*", ".", "^", ",") and end < len(tokens):
-            end -= 1
-        else:
-            break
-    rest = tokens[:end]
-    if percent and len(rest) > 2 and _is(rest[-2], "/") and len(tokens) == end:
-        raise Unreadable("a percent sign within")
+    rest, percent, scale = _without_unit(tokens)
     values = evaluate(rest, signs)
     key = values_key(tuple(value * scale for value in values) if scale > 1 else values)
     if len(rest) == 1 and rest[0].kind == "letter" and key.startswith("fn:"):
@@ -664,8 +630,45 @@ def _measured(tokens: Tokens, signs: Sequence[int]) -> str:
     return key + "%" if percent else key
 
 
-def _is_unit(tokens: Tokens, token: Token) -> bool:
+def _without_unit(tokens: Tokens) -> tuple[Tokens, bool, int]:
+    """What stands before unit, percent sign, magnitude and ordinal letters; whether it is a percentage; its factor."""
+    end = len(tokens)
+    percent, scale = False, 1
+    while end > 1:
+        token, before = tokens[end - 1], tokens[end - 2]
+        word = token.text.lower() if token.kind == "word" else ""
+        power = _exponent(tokens[:end])
+        if _is(token, "%") or word in _PERCENT:
+            percent, end = True, end - 1
+        elif word in _MAGNITUDES:
+            scale, end = scale * _MAGNITUDES[word], end - 1
+        elif (power and power[0] in ("2", "3") and _is_unit(tokens[: end - power[1]])) or (
+            power and power[0] in _ORDINALS and tokens[end - power[1] - 1].kind == "number"
+        ):  # cm^2
+            end -= power[1]
+        elif word in _ORDINALS and before.kind == "number":
+            end -= 1
+        elif token.kind == "letter" and end > 3 and _is(before, "/") and _is_unit(tokens[: end - 2]):  # km/h
+            end -= 3
+        elif _is_unit(tokens[:end]) or (_is(token, "/", "*", ".", ",") and end < len(tokens)):
+            end -= 1
+        else:
+            break
+    return tokens[:end], percent, scale
+
+
+def _exponent(tokens: Tokens) -> tuple[str, int] | None:
+    """The exponent that ends the tokens, if it is a single token, and how many tokens it takes: `^2`, `^{th}`."""
+    if len(tokens) > 2 and _is(tokens[-2], "^"):
+        return tokens[-1].text, 2
+    if len(tokens) > 4 and _is(tokens[-4], "^") and _is(tokens[-3], "{") and _is(tokens[-1], "}"):
+        return tokens[-2].text, 4
+    return None
+
+
+def _is_unit(tokens: Tokens) -> bool:
     """Whether the last token is a unit rather than a factor: letters after a number."""
+    token = tokens[-1]
     if token.kind not in ("word", "letter"):
         return False
     if token.text.lower() in _NOT_UNITS:
