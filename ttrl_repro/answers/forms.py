@@ -642,9 +642,7 @@ def _without_unit(tokens: Tokens) -> tuple[Tokens, bool, int]:
             percent, end = True, end - 1
         elif word in _MAGNITUDES:
             scale, end = scale * _MAGNITUDES[word], end - 1
-        elif (power and power[0] in ("2", "3") and _is_unit(tokens[: end - power[1]])) or (
-            power and power[0] in _ORDINALS and tokens[end - power[1] - 1].kind == "number"
-        ):  # cm^2
+        elif power and _measures(tokens[: end - power[1]], power[0]):
             end -= power[1]
         elif word in _ORDINALS and before.kind == "number":
             end -= 1
@@ -655,6 +653,13 @@ def _without_unit(tokens: Tokens) -> tuple[Tokens, bool, int]:
         else:
             break
     return tokens[:end], percent, scale
+
+
+def _measures(tokens: Tokens, exponent: str) -> bool:
+    """Whether an exponent after the tokens belongs to a unit, as in cm^2, or to an ordinal, as in 12^{th}."""
+    if exponent in _ORDINALS:
+        return tokens[-1].kind == "number"
+    return exponent in ("2", "3") and _is_unit(tokens)
 
 
 def _exponent(tokens: Tokens) -> tuple[str, int] | None:
