@@ -72,8 +72,8 @@ class AnswerFile:
 
 def codes_of(answers: Sequence[str | None], gold: str | None) -> np.ndarray:
     """Codes (N,) of one question's answers, as in `stats`; without a gold answer none is 0."""
-    gold_key = canonical(gold) or ""  # no key is empty
-    return encode_answers([graded(canonical_all(answers), gold_key)], [gold_key])[0]
+    gold_key = canonical(gold)
+    return encode_answers([graded(canonical_all(answers), gold_key)], [gold_key or ""])[0]  # no key is empty
 
 
 def read_answers(path: Path) -> AnswerFile:
@@ -236,7 +236,7 @@ def rules(votes: int, chunk: int) -> Iterator[tuple[str, int, Rule]]:
     """The rules compared, with the name and chunk of each: curtailment, the sequential rule, Adaptive-Consistency's."""
     for error in ERRORS:
         yield f"error <= {error:g}" if error else "curtailment", chunk, SequentialRule(votes, chunk, error)
-    for size in (chunk, 1):
+    for size in dict.fromkeys((chunk, 1)):
         yield "beta", size, BetaRule(votes, size)
 
 
@@ -399,6 +399,8 @@ def print_study(curves: pd.DataFrame, adaptive: pd.DataFrame) -> None:
 def adaptive_cells(adaptive: pd.DataFrame) -> pd.DataFrame:
     """`adaptive_table` in one line per file and full vote, a column per rule: `saved / disagreement`."""
     by = adaptive[["file", "votes"]].drop_duplicates()
+    if adaptive.empty:
+        return pd.DataFrame()
     rows: dict[tuple[str, int], dict[str, str]] = {key: {} for key in by.itertuples(index=False, name=None)}
     for row in rows_of(adaptive[adaptive["measure"].isin(["saved", "disagreement"])]):
         cells = rows[row["file"], row["votes"]]

@@ -15,6 +15,8 @@ def misbehave(answer: str) -> None:
             pass
     if answer == "sleep":
         time.sleep(1000)
+    if answer == "import":
+        raise ImportError("no module named sympy")
     if answer == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if answer == "memory":

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.answer_pairs import DIFFERENT, SAME
-from ttrl_repro.answers import canonical, canonical_all, equivalent, graded
+from ttrl_repro.answers import canonical, canonical_all, equivalent, graded, same
 from ttrl_repro.answers.canonical import _simple
 from ttrl_repro.answers.guard import GUARD
 
@@ -128,13 +128,18 @@ def test_equivalence_is_symmetric_and_reflexive(a, b):
 
 
 @given(st.lists(ANSWERS, max_size=12), ANSWERS.filter(bool))
-def test_graded_answers_are_those_equivalent_to_gold_or_to_such_a_class(answers, gold):
-    gold_key = canonical(gold)
-    keys = canonical_all(answers)
-    for answer, key in zip(answers, graded(keys, gold_key), strict=True):
-        if equivalent(answer, gold):
-            assert key == gold_key
-        assert (key is None) == (answer is None)
+def test_grading_names_the_right_class_and_changes_no_other(answers, gold):
+    gold_key, keys = canonical(gold), canonical_all(answers)
+    blind = graded(keys, None)
+    for answer, one, other in zip(answers, blind, graded(keys, gold_key), strict=True):
+        if one != other:
+            assert other == gold_key
+            assert same(one, gold_key)
+        if answer == gold:
+            assert other == gold_key or canonical(answer) != one  # it was voted for as a fuller answer
+    # Gold has no part in what the classes are.
+    pairs = {(one, other) for one, other in zip(blind, graded(keys, gold_key), strict=True)}
+    assert len({one for one, _ in pairs}) == len({other for _, other in pairs}) == len(pairs)
 
 
 @given(st.text())

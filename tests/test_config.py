@@ -1,7 +1,9 @@
+import json
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from ttrl_repro.config import Experiment, load_experiment
 from ttrl_repro.errors import UserError
@@ -90,3 +92,30 @@ def test_every_experiment_in_the_repository_loads(repository):
     assert paths
     for path in paths:
         assert load_experiment(path).name == path.stem
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("rollout", {"adaptive_error": 0.05, "adaptive_chunk": 64}, "saves nothing"),
+        ("rollout", {"adaptive_error": 0.05, "trained": 64}, "saves nothing"),
+        ("rollout", {"adaptive_error": 1.0}, "less than 1"),
+        ("rollout", {"adaptive_chunk": 4}, "no effect"),
+        ("answers", {"choices": "AA"}, "different letters"),
+        ("answers", {"choices": "a"}, "pattern"),
+        ("answers", {"mode": "choice", "last_number": True}, "no effect"),
+        ("answers", {"mode": "words"}, "'math' or 'choice'"),
+    ],
+)
+def test_settings_of_votes_and_answers_that_make_no_sense_are_refused(section, values, message):
+    with pytest.raises(ValidationError, match=message):
+        Experiment.model_validate({"name": "t", "task": "mini-30", "model": "mini-xs", section: values})
+
+
+def test_committed_records_keep_their_cell(repository):
+    """A field added to the config must not orphan the records made before it."""
+    manifests = list((repository / "paper_figures" / "data").rglob("manifest.json"))
+    assert len(manifests) >= 15
+    for path in manifests:
+        experiment = Experiment.model_validate(yaml.safe_load((path.parent / "config.yaml").read_text()))
+        assert json.loads(path.read_text())["config_hash"] == experiment.cell_hash(), path

@@ -76,6 +76,17 @@ OTHERS = {
         train={"steps": 4, "learning_rate": 1e-3, "schedule": "constant", "warmup_updates": 2, "checkpoint_every": 2},
         algorithm={"kl": 0.05},
     ),
+    "adaptive voting": config(
+        train={"steps": 4, "questions_per_step": 5, "learning_rate": 1e-3, "checkpoint_every": 2},
+        rollout={
+            "votes": 32,
+            "trained": 8,
+            "max_new_tokens": 60,
+            "temperature": 0.5,
+            "adaptive_error": 0.05,
+            "adaptive_chunk": 8,
+        },
+    ),
     "nucleus, odd checkpoints": config(
         train={"steps": 4, "questions_per_step": 5, "learning_rate": 1e-3, "weight_decay": 0.1, "checkpoint_every": 3},
         rollout={"votes": 16, "trained": 8, "max_new_tokens": 60, "top_p": 0.9, "temperature": 0.8},

@@ -175,10 +175,11 @@ def test_the_sampler_s_log_probabilities_are_the_trainer_s_at_every_step(tmp_pat
     assert all(weight > 0 for weight in weights)  # the weights did move between the steps
 
 
-def test_true_labels_never_reach_training(tmp_path):
+@pytest.mark.parametrize("rollout", [{}, {"adaptive_error": 0.05, "adaptive_chunk": 4, "trained": 4}])
+def test_true_labels_never_reach_training(tmp_path, rollout):
     final = {}
     for gold in ("own", "shuffled", None):
-        trainer, results = make(change(), tmp_path / str(gold), gold)
+        trainer, results = make(change(rollout=rollout), tmp_path / str(gold), gold)
         trainer.train()
         final[gold] = ({n: p.detach().clone() for n, p in trainer.model.named_parameters()}, results)
     for gold in ("shuffled", None):

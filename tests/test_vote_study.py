@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from analysis.votes import (
     adaptive_table,
+    codes_of,
     markdown,
     most_votes,
     numbers,
@@ -24,6 +25,7 @@ from analysis.votes import (
 from ttrl_repro.answers import canonical
 from ttrl_repro.cli import app
 from ttrl_repro.errors import UserError
+from ttrl_repro.stats import avg_at_k, maj_at_k, majority_ratio
 
 
 @pytest.fixture
@@ -241,3 +243,12 @@ def test_label_accuracy_on_real_answers_by_monte_carlo(repository):
         error = np.std(shares) / np.sqrt(len(shares))
         assert found[path.stem, "label accuracy", k].value == pytest.approx(np.mean(shares), abs=4 * error)
         assert found[path.stem, "label accuracy", k].value == pytest.approx(expected, abs=5e-4)
+
+
+def test_gold_has_no_part_in_which_answers_vote_together():
+    answers = ["0.3333"] * 20 + ["0.33333"] * 20 + ["1/2"] * 24
+    blind, seeing = codes_of(answers, None), codes_of(answers, "1/3")
+    assert len(set(blind)) == len(set(seeing)) == 3  # 1/3 would join the two roundings, but nobody answered it
+    assert majority_ratio(blind[None]) == majority_ratio(seeing[None]) == 24 / 64
+    assert maj_at_k(seeing[None]) == 0.0
+    assert 0 < avg_at_k(seeing[None]) < 1  # one of the two is right

@@ -45,7 +45,7 @@ class Prompt(_Strict):
 
 
 class Answers(_Strict):
-    r"""How answers are read from completions: from the last `\\boxed{}`; the other ways are off by default.
+    r"""How answers are read from completions: from the last `\boxed{}`; the other ways are off by default.
 
     mode: `math`, or `choice` for a letter of `choices`. final_answer: without a box, what follows "answer is".
     last_number: without either, the last number of the text, as in the released TTRL code (truncated outputs
@@ -56,6 +56,14 @@ class Answers(_Strict):
     choices: str = Field("ABCD", pattern=r"^[A-Z]{2,26}$")
     final_answer: bool = False
     last_number: bool = False
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Answers:
+        if len(set(self.choices)) < len(self.choices):
+            raise ValueError(f"choices must be different letters, not {self.choices!r}")
+        if self.mode == "choice" and self.last_number:
+            raise ValueError("last_number has no effect with mode 'choice'")
+        return self
 
 
 class Rollout(_Strict):
@@ -79,6 +87,13 @@ class Rollout(_Strict):
     def _trained_of_votes(self) -> Rollout:
         if self.trained > self.votes:
             raise ValueError(f"trained ({self.trained}) must be at most votes ({self.votes})")
+        if self.adaptive_error is None and "adaptive_chunk" in self.model_fields_set and self.adaptive_chunk != 8:
+            raise ValueError("adaptive_chunk has no effect without adaptive_error")
+        if self.adaptive_error is not None and max(self.trained, self.adaptive_chunk) >= self.votes:
+            raise ValueError(
+                f"adaptive_error saves nothing unless trained ({self.trained}) and adaptive_chunk "
+                f"({self.adaptive_chunk}) are below votes ({self.votes})"
+            )
         return self
 
 

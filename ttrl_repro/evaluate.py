@@ -70,8 +70,7 @@ def evaluate(
         texts = tokenizer.batch_decode([samples.ids(q, n) for n in range(protocol.samples)], skip_special_tokens=True)
         answers = [extract(text, **extraction.model_dump()) for text in texts]
         gold = canonical(question.answer)
-        keys = canonical_all(answers)
-        keys = keys if gold is None else graded(keys, gold)
+        keys = graded(canonical_all(answers), gold)
         for n, answer in enumerate(answers):
             rows.append(
                 {

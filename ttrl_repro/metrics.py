@@ -10,18 +10,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from ttrl_repro.algorithms import grpo
-from ttrl_repro.answers import graded, same
+from ttrl_repro.answers import marked, right_class
 from ttrl_repro.rewards import Rollouts, agreement
+from ttrl_repro.votes import Vote
 
 
 def label_free(rollouts: Rollouts, rewards_QN: np.ndarray) -> dict[str, float]:
     """Metrics of the vote that need no true label, over all N samples."""
     votes = rollouts.votes_Q
     samples = sum(vote.n for vote in votes)
-    sampled_QN = rollouts.sampled_QN
     return {
         "majority_ratio": float(np.mean([vote.majority_ratio for vote in votes])),
-        "majority_voting_reward": float(rewards_QN[sampled_QN].mean()),
+        "majority_voting_reward": mean(rewards_QN, rollouts.sampled_QN),
         "vote_entropy": float(np.mean([vote.entropy for vote in votes])),
         "vote_margin": float(np.mean([vote.margin for vote in votes])),
         "tie_rate": float(np.mean([vote.tied > 1 for vote in votes])),
@@ -33,15 +33,16 @@ def label_based(
     rollouts: Rollouts, gold_Q: Sequence[str], rewards_QN: np.ndarray, trained_QG: np.ndarray
 ) -> dict[str, float | None]:
     """Metrics that compare with the true labels; `trained_QG` are the indices of the samples trained on."""
-    true_QN = agreement([graded(keys, gold) for keys, gold in zip(rollouts.keys_QN, gold_Q, strict=True)], gold_Q)
-    sampled_QN, n = rollouts.sampled_QN, true_QN.shape[1]
+    true_QN = agreement([marked(keys, gold) for keys, gold in zip(rollouts.keys_QN, gold_Q, strict=True)], gold_Q)
+    sampled_QN = rollouts.sampled_QN
     return {
         "label_accuracy": float(
-            np.mean([is_right(vote.key, gold) for vote, gold in zip(rollouts.votes_Q, gold_Q, strict=True)])
+            np.mean([is_right(vote, gold) for vote, gold in zip(rollouts.votes_Q, gold_Q, strict=True)])
         ),
-        "reward_accuracy": float((rewards_QN == true_QN)[sampled_QN].mean()),
-        "ground_truth_ratio": float(true_QN[sampled_QN].mean()),
-        f"pass@{n}": float(true_QN.any(axis=1).mean()),
+        "reward_accuracy": mean(rewards_QN == true_QN, sampled_QN),
+        "ground_truth_ratio": mean(true_QN, sampled_QN),
+        # Under adaptive voting, questions have different numbers of samples: there is no such N.
+        **({f"pass@{true_QN.shape[1]}": float(true_QN.any(axis=1).mean())} if sampled_QN.all() else {}),
         "advantage_accuracy": advantage_accuracy(
             np.take_along_axis(rewards_QN, trained_QG, axis=1),
             np.take_along_axis(true_QN, trained_QG, axis=1),
@@ -49,9 +50,17 @@ def label_based(
     }
 
 
-def is_right(key: str | None, gold: str) -> bool:
-    """Whether the label of this key is the true one."""
-    return key is not None and same(key, gold)
+def mean(values_QN: np.ndarray, sampled_QN: np.ndarray) -> float:
+    """Mean over questions of the mean over each one's samples."""
+    if sampled_QN.all():
+        return float(values_QN.mean())
+    rows = zip(values_QN, sampled_QN, strict=True)
+    return float(np.mean([values_N[sampled_N].mean() for values_N, sampled_N in rows]))
+
+
+def is_right(vote: Vote, gold: str) -> bool:
+    """Whether the vote's label is the true one."""
+    return vote.key is not None and vote.key == right_class(vote.counts, gold)
 
 
 def advantage_accuracy(rewards_QG: np.ndarray, true_QG: np.ndarray) -> float | None:

@@ -46,6 +46,9 @@ PACKAGES = (
     "datasets",
     "numpy",
     "math-verify",
+    "latex2sympy2-extended",
+    "sympy",
+    "mpmath",
     "wandb",
 )
 

@@ -27,7 +27,7 @@ from trl.trainer.utils import RepeatSampler
 from ttrl_repro import metrics
 from ttrl_repro.adaptive import SequentialRule
 from ttrl_repro.algorithms import grpo
-from ttrl_repro.answers import Extraction, extraction, outcome, same
+from ttrl_repro.answers import Extraction, extraction, outcome, right_class
 from ttrl_repro.config import Experiment
 from ttrl_repro.errors import UserError
 from ttrl_repro.processes import processes
@@ -427,8 +427,8 @@ def _vote_row(step: int, group: _Group, gold: Mapping[str, str] | None) -> Row:
         "label_key": v.key,
         "top_count": top[0] if top else 0,
         "second_count": top[1] if len(top) > 1 else 0,
-        "gold_count": sum(c for k, c in v.counts.items() if same(k, key)) if key is not None else None,
-        "label_correct": metrics.is_right(v.key, key) if key is not None else None,
+        "gold_count": v.counts.get(right_class(v.counts, key) or "", 0) if key is not None else None,
+        "label_correct": metrics.is_right(v, key) if key is not None else None,
         "n": v.n,
         "classes": len(v.counts),
         "tied": v.tied,

@@ -49,8 +49,8 @@ class Vote:
     @property
     def entropy(self) -> float:
         """Entropy in nats of the weights of the votes that were cast."""
-        cast = fsum(self.weights.values())
-        return fsum(-w / cast * log(w / cast) for w in self.weights.values() if w > 0)
+        cast = sum(self.weights.values())
+        return sum(-w / cast * log(w / cast) for w in self.weights.values() if w > 0)
 
     @property
     def abstained(self) -> int:

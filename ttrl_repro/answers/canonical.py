@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import threading
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from math import gcd
 
 from ttrl_repro.answers.guard import GUARD
-from ttrl_repro.answers.keys import same
+from ttrl_repro.answers.keys import _may_fit, _rounded, exact, fits, same
 from ttrl_repro.answers.reply import Outcome, Reply
 from ttrl_repro.answers.sentences import final_part
 from ttrl_repro.answers.words import words_key
@@ -18,7 +19,6 @@ from ttrl_repro.answers.words import words_key
 MAX_TEXT = 20_000  # characters of a text that is searched for its answer
 MAX_CHARS = 1000  # of an answer that is parsed; a longer one is compared as text
 CACHED = 1 << 17  # answers whose keys are remembered
-_CACHED_CHARS = 200
 _AT_A_GLANCE = 320  # characters of a number that is read without a parser
 
 _NUMBER = re.compile(
@@ -65,16 +65,17 @@ def _read(answer: str) -> Reply:
     simple = _simple(answer)
     if simple is not None:
         return Reply(simple, "parsed")
+    # Long ones by a digest, so that the cache stays small.
+    name = answer if len(answer) <= 200 else hashlib.sha256(answer.encode("utf-8", "surrogatepass")).hexdigest()
     with _lock:
-        if answer in _cache:
-            _cache.move_to_end(answer)
-            return _cache[answer]
+        if name in _cache:
+            _cache.move_to_end(name)
+            return _cache[name]
     reply = _parsed(answer)
-    if len(answer) <= _CACHED_CHARS:
-        with _lock:
-            _cache[answer] = reply
-            if len(_cache) > CACHED:
-                _cache.popitem(last=False)
+    with _lock:
+        _cache[name] = reply
+        if len(_cache) > CACHED:
+            _cache.popitem(last=False)
     return reply
 
 
@@ -138,4 +139,6 @@ def forget() -> None:
     """Empty the cache of keys and end the worker: the next answers are read as in a new process."""
     with _lock:
         _cache.clear()
+    for cached in (exact, fits, _rounded, _may_fit):
+        cached.cache_clear()
     GUARD.close()

@@ -227,7 +227,8 @@ class _Parser:
             if follows.text == "frac" and self.mixed_part() is not None:
                 part = self.mixed_part()
                 assert part is not None
-                self.frac()
+                self.at += 1
+                self.argument(), self.argument()
                 return (value + part,)
             after = self.peek(2)
             if (
@@ -349,11 +350,6 @@ class _Parser:
     def symbol(self, token: Token) -> Values:
         return (mpmath.pi + 0,) if token.text == "pi" else self.variable(token.text)
 
-    def frac(self) -> Values:
-        self.expect_command("frac")
-        above = self.argument()
-        return _each(_divide, above, self.argument())
-
     def derivative(self) -> Values | None:
         r"""`\frac{dy}{dx}` as a name of its own, for the value of a derivative is not known; None if it is none."""
         start = self.at
@@ -365,9 +361,6 @@ class _Parser:
             return self.variable("/".join("".join(token.text for token in part) for part in (above, below)))
         self.at = start
         return None
-
-    def expect_command(self, name: str) -> None:
-        assert self.next().text == name
 
     def command(self, name: str) -> Values:
         if name == "pi":
@@ -546,12 +539,9 @@ def _binomial(n: Number, k: Number) -> Number:
 
 def _round(name: str, value: Number) -> Number:
     exact = rational(value)
-    number = exact if exact is not None else real(value)
-    return (
-        Fraction(int(mpmath.floor(number)) if name == "floor" else int(mpmath.ceil(number)))
-        if exact is None
-        else (Fraction(math.floor(exact) if name == "floor" else math.ceil(exact)))
-    )
+    if exact is not None:
+        return Fraction(math.floor(exact) if name == "floor" else math.ceil(exact))
+    return Fraction(int(mpmath.floor(real(value)) if name == "floor" else mpmath.ceil(real(value))))
 
 
 def _degree() -> mpf:

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from ttrl_repro.answers.reply import Outcome, Reply
+from ttrl_repro.errors import UserError
 
 SECONDS = 1.0  # of processor time for one answer
 PATIENCE = 20.0  # seconds on the clock, for a worker that sleeps or for a machine that is very busy
@@ -26,8 +27,8 @@ MEMORY = 1 << 30  # bytes of address space
 STARTING = 120.0  # seconds for a worker to start
 
 
-class GuardError(RuntimeError):
-    """The worker cannot be started at all: a fault of the installation, never of an answer."""
+class GuardError(UserError):
+    """The worker cannot work at all: a fault of the installation or of the machine, never of an answer."""
 
 
 class Guard:
@@ -85,7 +86,7 @@ class Guard:
         if line is not None:
             key, outcome = json.loads(line)
             if outcome == "broken":
-                raise GuardError(f"the answers' worker cannot use math-verify: {key}")
+                raise GuardError(f"the process that reads answers cannot use math-verify: {key}")
             return Reply(key, outcome)
         over_time = process.poll() is None or process.returncode == -signal.SIGXCPU
         self._end()
@@ -111,10 +112,19 @@ class Guard:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             command = [sys.executable, "-m", self.module, str(self.seconds), str(self.memory)]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment())
+            try:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env=_environment(),
+                    start_new_session=True,  # Ctrl-C is for the run, which then ends this process
+                )
+            except OSError as error:
+                raise GuardError(f"answers are read in a process that cannot be started: {error}") from error
             if self._line(self._process, STARTING) != b"ready\n":
                 self._end()
-                raise GuardError(f"the answers' worker does not start: {' '.join(command[:3])}")
+                raise GuardError(f"the process that reads answers ends at once; try: {' '.join(command)}")
         return self._process
 
 

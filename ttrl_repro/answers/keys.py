@@ -14,7 +14,7 @@ r"""The grammar of keys, and when two different keys still count as the same ans
     eq:1f... ge:1f...   an equation, up to a factor; an inequality (gt, ge, ne), up to a positive one
     text:east           words
 
-Keys are equal if and only if the answers are. Beyond that, some answers say *less* than others and may
+Equal answers have equal keys. Beyond that, some answers say *less* than others and may
 mean them; `fits` tells. That relation is not transitive (0.3333 may mean 1/3, and so may 0.333), so
 `classes` merges by it only where there is nothing to choose.
 """
@@ -22,7 +22,8 @@ mean them; `fits` tells. That relation is not transitive (0.3333 may mean 1/3, a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 
@@ -256,7 +257,23 @@ def _may_fit(key: str) -> bool:
     return _rounded(key) is not None
 
 
-def graded(keys: Sequence[str | None], gold: str) -> list[str | None]:
-    """The class of every key, with `gold` for those that are the same answer as it; None stays None."""
+def right_class(counts: Mapping[str, int], gold: str) -> str | None:
+    """Of classes with their numbers of samples, the one that is the gold answer; None if none is.
+
+    At most one is: if gold says too little to tell (two classes may mean it), the larger.
+    """
+    right = [name for name in counts if same(name, gold)]
+    return gold if gold in right else max(right, key=lambda name: (counts[name], name), default=None)
+
+
+def marked(classed: Sequence[str | None], gold: str) -> list[str | None]:
+    """The class of every sample, with the right one called `gold`; None stays None."""
+    right = right_class(Counter(name for name in classed if name is not None), gold)
+    return [gold if name is not None and name == right else name for name in classed]
+
+
+def graded(keys: Sequence[str | None], gold: str | None) -> list[str | None]:
+    """The class of every key, with the right one called `gold`. Gold has no part in what the classes are."""
     found = classes(key for key in keys if key is not None)
-    return [None if key is None else gold if same(key, gold) or same(found[key], gold) else found[key] for key in keys]
+    classed = [None if key is None else found[key] for key in keys]
+    return classed if gold is None else marked(classed, gold)

@@ -16,6 +16,7 @@ import sympy
 from latex2sympy2_extended.latex2sympy2 import normalize_latex
 from math_verify.parser import LatexExtractionConfig, parse_latex_cached
 from mpmath import mpc, mpf
+from sympy.core.cache import clear_cache
 from sympy.core.relational import Relational
 
 from ttrl_repro.answers import keys
@@ -28,6 +29,9 @@ _NORMALIZATION = replace(LatexExtractionConfig().normalization_config, boxed="no
 
 def key_of(text: str) -> str:
     """The key of an answer in LaTeX. Raises Unreadable where math-verify does not read it."""
+    # SymPy remembers results: without this, what is in time would depend on what was read before.
+    clear_cache()
+    parse_latex_cached.cache_clear()
     try:
         parsed = parse_latex_cached(normalize_latex(text, _NORMALIZATION))
     except Exception as error:  # its parser raises whatever its parts raise

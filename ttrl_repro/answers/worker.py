@@ -108,7 +108,6 @@ def main() -> None:
     seconds, memory = float(sys.argv[1]), int(sys.argv[2])
     signal.signal(signal.SIGPROF, _time_is_up)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which then ends this process
     limit(memory)
     # What libraries print must not get between the replies.
     replies = os.fdopen(os.dup(1), "w", encoding="ascii")

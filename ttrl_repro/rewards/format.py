@@ -1,4 +1,4 @@
-"""Format: 1 for any boxed answer, else 0. A control: what it gains is format and termination."""
+"""Format: 1 for any answer, else 0. A control: what it gains is format and termination."""
 
 import numpy as np
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ttrl_repro.adaptive import SequentialRule
-from ttrl_repro.answers import canonical_all, classes
+from ttrl_repro.answers import canonical_all
 from ttrl_repro.rollouts.base import Engine, Samples, Sampling
 
 
@@ -25,7 +25,9 @@ def sample_until_decided(
 
     The samples of a question are the first of those that sampling all N would give. Entries of samples that
     were not drawn are 0, their lengths too. `answers_of` extracts the answers of completions (token ids).
-    It looks where `rule` does, but for looks before `at_least` samples.
+    It looks where `rule` does, but for looks before `at_least` samples. The rule's bound is for the vote over keys;
+    rounded and other forms that join a class (`answers.classes`) are counted apart here, which only delays a stop
+    unless one of them leads.
     """
     q, n, t = uniforms_QNT.shape
     samples = Samples(
@@ -59,7 +61,5 @@ def sample_until_decided(
 
 
 def _counts(answers: Sequence[str | None]) -> list[int]:
-    """Votes per class."""
-    keys = [key for key in canonical_all(answers) if key is not None]
-    found = classes(keys)
-    return list(Counter(found[key] for key in keys).values())
+    """Votes for each key. Unlike classes of keys, what they are does not change with later samples."""
+    return list(Counter(key for key in canonical_all(answers) if key is not None).values())
