@@ -7,8 +7,9 @@ canonical     answer -> key: at a glance, from the cache, or by the worker
 guard         starts the worker, asks it, replaces it; reply: what it says
   worker      the process that parses: limits itself, then reads
   tokens      characters -> tokens
-  forms       tokens -> key: lists, sets, tuples, intervals, equations, units ...
-  expressions tokens -> value of one expression; values: what values are, and their keys; intervals: unions
+  forms       tokens -> key: lists, sets, tuples, intervals, matrices, equations; with `cutting` (at commas and
+              relations), `relations` (their sides, inequalities), `units` and `intervals`
+  expressions tokens -> value of one expression; `values`: what values are, and their keys
   sympy_forms the same as forms, by math-verify, for what forms does not know
 keys          the grammar of keys; which keys may mean the same; classes of keys
 """
