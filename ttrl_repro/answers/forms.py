@@ -221,9 +221,9 @@ def _value(tokens: Tokens, signs: Sequence[int]) -> str:
 
 
 def _bracketed(tokens: Tokens) -> str:
-    opening, closing = tokens[0].text, tokens[-1].text
+    opened, closed = tokens[0].text, tokens[-1].text
     inner = tokens[1:-1]
-    if opening == r"\{":
+    if opened == r"\{":
         if not inner:
             return keys.listed([])
         by_property = [trim(part) for part in split(inner, "|", ":")]
@@ -243,12 +243,12 @@ def _bracketed(tokens: Tokens) -> str:
     if len(parts) > _MOST_ITEMS:
         raise NotMathematics("too many items")
     if len(parts) == 1:
-        if (opening, closing) not in (("(", ")"), ("[", "]")):
+        if (opened, closed) not in (("(", ")"), ("[", "]")):
             raise Unreadable("brackets that do not match")
         return keys.listed(_item(parts[0]).keys)
-    if len(parts) == 2 and (opening, closing) != ("(", ")"):
+    if len(parts) == 2 and (opened, closed) != ("(", ")"):
         return union_key([_interval(tokens)])
-    if opening + closing not in ("()", "[]"):
+    if opened + closed not in ("()", "[]"):
         raise Unreadable("brackets that do not match")
     items = [_item(part) for part in parts]
     if any(len(item.keys) != 1 for item in items):
