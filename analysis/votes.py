@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +22,7 @@ from analysis.style import COLOURS, save
 from ttrl_repro.adaptive import SequentialRule
 from ttrl_repro.answers import canonical, canonical_all, graded
 from ttrl_repro.errors import UserError
+from ttrl_repro.jsonl import read_objects
 from ttrl_repro.report import console
 from ttrl_repro.seeds import generator
 from ttrl_repro.stats import (
@@ -81,23 +81,11 @@ def read_answers(path: Path) -> AnswerFile:
 
     Raises UserError naming line, field and what would be right.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
     questions: list[Answered] = []
     given: dict[str, list[int]] = {"gold": [], "correct": []}
     seen: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, row in read_objects(path, "fields 'id' and 'answers'"):
         where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: not valid JSON ({error.msg})") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{where}: expected an object with fields 'id' and 'answers', found {type(row).__name__}")
         identifier, answers, gold, correct = (row.get(name) for name in ("id", "answers", "gold", "correct"))
         if isinstance(identifier, bool) or not isinstance(identifier, str | int):
             raise UserError(f"{where}: field 'id' must be a string or an integer")

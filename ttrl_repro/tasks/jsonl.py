@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from math import isfinite
 from pathlib import Path
 
 from ttrl_repro.answers import canonical
 from ttrl_repro.errors import UserError
+from ttrl_repro.jsonl import read_objects
 from ttrl_repro.tasks.base import Question, Task
 
 FIELDS = ("id", "problem", "answer")
@@ -19,23 +19,10 @@ def read_jsonl(path: Path) -> Task:
     Either every question has an `answer` or none has: with some, label accuracy would silently speak
     of a part of the set. Fields other than FIELDS are ignored. Raises UserError naming the line.
     """
-    try:
-        # Not splitlines(): JSON strings may hold Unicode's other line separators.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"task: cannot read {path}: {error}") from error
     questions: list[Question] = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, row in read_objects(path, "a field 'problem'", field="task: "):
         where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: not valid JSON ({error.msg})") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{where}: expected an object with a field 'problem', found {type(row).__name__}")
         problem, answer = row.get("problem"), row.get("answer")
         if not isinstance(problem, str) or not problem.strip():
             raise UserError(f"{where}: field 'problem' must be a non-empty string")
