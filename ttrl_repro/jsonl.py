@@ -13,7 +13,8 @@ from ttrl_repro.errors import UserError
 def read_objects(path: Path, needed: str, field: str = "") -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects in `path` with their line numbers, from 1; empty lines are skipped.
 
-    For messages: `needed` names the fields of an object, `field` (`task: `) what the path was given for. Raises UserError naming the line.
+    For messages: `needed` names the fields of an object, `field` (`task: `) what the path was given for.
+    Raises UserError naming the line.
     """
     try:
         # Not splitlines(): JSON strings may hold Unicode's other line separators.
