@@ -6,16 +6,20 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from ttrl_repro.errors import UserError
+from ttrl_repro.native.library import load
+from ttrl_repro.native.sampler import NativeSampler
+from ttrl_repro.native.support import unsupported
 from ttrl_repro.rollouts import Sampling, end_of_sequence_ids, make_engine, uniforms
 from ttrl_repro.rollouts.base import pick
-from ttrl_repro.rollouts.cpu import CpuEngine, unsupported
+from ttrl_repro.rollouts.cpu import CpuEngine
 from ttrl_repro.rollouts.generate import GenerateEngine
+from ttrl_repro.rollouts.torch_decoder import TorchDecoder
 
 PROMPTS = ["1+2=", "47+36*7=", "5-3=", "12*3+44%5-6="]  # four lengths: padding and its mask are in play
 T = 24
 
 
-def request(tokenizer, n, temperature=1.0, top_p=1.0, prompts=PROMPTS):
+def wanted(tokenizer, n, temperature=1.0, top_p=1.0, prompts=PROMPTS):
     return (
         [tokenizer(p).input_ids for p in prompts],
         uniforms(7, prompts, n, T),
@@ -23,20 +27,39 @@ def request(tokenizer, n, temperature=1.0, top_p=1.0, prompts=PROMPTS):
     )
 
 
+@pytest.fixture(params=["native", "torch"], autouse=True)
+def decoder(request, monkeypatch):
+    """Every test here runs with both decoders of the CPU engine."""
+    if request.param == "torch":
+        monkeypatch.setattr("ttrl_repro.rollouts.cpu.native_library", lambda _: "the test wants it off")
+    elif isinstance(load(), str):
+        pytest.skip(f"the native code is not available: {load()}")
+    return request.param
+
+
 def engines(model, tokenizer, batches=1):
     """Both engines; with `batches` > 1 they take the questions in several batches."""
     eos, pad = end_of_sequence_ids(model, tokenizer), tokenizer.pad_token_id
+    engine = CpuEngine(model, eos, pad)
     if batches > 1:
-        return CpuEngine(model, eos, pad, cache_bytes=1), GenerateEngine(model, eos, pad, rows=8)
-    return CpuEngine(model, eos, pad), GenerateEngine(model, eos, pad)
+        if isinstance(engine.decoder, TorchDecoder):
+            engine.decoder.cache_bytes = 1
+        return engine, GenerateEngine(model, eos, pad, rows=8)
+    return engine, GenerateEngine(model, eos, pad)
+
+
+def test_the_decoder_is_the_one_asked_for(tiny_model, tokenizer, decoder):
+    engine, _ = engines(tiny_model, tokenizer)
+    assert isinstance(engine.decoder, NativeSampler if decoder == "native" else TorchDecoder)
+    assert engine.slower == (None if decoder == "native" else "the test wants it off")
 
 
 @pytest.mark.parametrize("batches", [1, 4])
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (1.0, 1.0), (0.6, 0.95)])
 def test_the_cpu_engine_is_model_generate(tiny_model, tokenizer, batches, temperature, top_p):
     cpu, reference = engines(tiny_model, tokenizer, batches)
-    ours = cpu.sample(*request(tokenizer, 8, temperature, top_p))
-    theirs = reference.sample(*request(tokenizer, 8, temperature, top_p))
+    ours = cpu.sample(*wanted(tokenizer, 8, temperature, top_p))
+    theirs = reference.sample(*wanted(tokenizer, 8, temperature, top_p))
     assert np.array_equal(ours.tokens_QNT, theirs.tokens_QNT)
     assert np.array_equal(ours.lengths_QN, theirs.lengths_QN)
     assert np.array_equal(ours.finished_QN, theirs.finished_QN)
@@ -49,7 +72,7 @@ def test_the_cpu_engine_is_model_generate(tiny_model, tokenizer, batches, temper
 
 def test_log_probabilities_are_those_of_a_full_forward_pass(tiny_model, tokenizer):
     cpu, _ = engines(tiny_model, tokenizer)
-    prompts, noise, sampling = request(tokenizer, 6, temperature=0.7)
+    prompts, noise, sampling = wanted(tokenizer, 6, temperature=0.7)
     samples = cpu.sample(prompts, noise, sampling)
     for q, prompt in enumerate(prompts):
         for n in range(6):
@@ -64,9 +87,12 @@ def test_log_probabilities_are_those_of_a_full_forward_pass(tiny_model, tokenize
             torch.testing.assert_close(got, entropy, atol=1e-4, rtol=0)
 
 
-def test_logits_of_prefill_and_of_every_decoded_token(tiny_model, tokenizer, monkeypatch):
+def test_logits_of_prefill_and_of_every_decoded_token(tiny_model, tokenizer, monkeypatch, decoder):
     """All logits that the engine ever picks from, on padded prompts, against full forward passes."""
-    from ttrl_repro.rollouts import cpu as module
+    from ttrl_repro.rollouts import torch_decoder as module
+
+    if decoder == "native":
+        pytest.skip("the native code shows no logits; its log-probabilities and entropies are tested above")
 
     picked = []
 
@@ -77,7 +103,7 @@ def test_logits_of_prefill_and_of_every_decoded_token(tiny_model, tokenizer, mon
     monkeypatch.setattr(module, "pick", recording)
     monkeypatch.setattr(module, "COMPACT_BELOW", 0.0)  # rows stay where they are, so that we can follow them
     engine, _ = engines(tiny_model, tokenizer)
-    prompts, noise, sampling = request(tokenizer, 3)
+    prompts, noise, sampling = wanted(tokenizer, 3)
     samples = engine.sample(prompts, noise, sampling)
     order = sorted(range(len(prompts)), key=lambda q: (len(prompts[q]), q))
     compared = 0
@@ -96,25 +122,25 @@ def test_the_model_s_own_generation_settings_do_not_leak(tiny_model, tokenizer):
     cpu, reference = engines(tiny_model, tokenizer)
     tiny_model.generation_config.repetition_penalty = 1.5
     tiny_model.generation_config.suppress_tokens = [4, 5]
-    theirs = reference.sample(*request(tokenizer, 8))
+    theirs = reference.sample(*wanted(tokenizer, 8))
     assert tiny_model.generation_config.repetition_penalty == 1.5  # the model is left as it was
-    assert np.array_equal(cpu.sample(*request(tokenizer, 8)).tokens_QNT, theirs.tokens_QNT)
+    assert np.array_equal(cpu.sample(*wanted(tokenizer, 8)).tokens_QNT, theirs.tokens_QNT)
 
 
 def test_the_engine_follows_the_live_weights(tiny_model, tokenizer):
     cpu, _ = engines(tiny_model, tokenizer)
-    before = cpu.sample(*request(tokenizer, 2))
+    before = cpu.sample(*wanted(tokenizer, 2))
     with torch.no_grad():
         tiny_model.model.layers[0].mlp.down_proj.weight.mul_(0)
-    after = cpu.sample(*request(tokenizer, 2))
+    after = cpu.sample(*wanted(tokenizer, 2))
     assert not np.array_equal(before.logprobs_QNT, after.logprobs_QNT)
 
 
 def test_a_sample_does_not_depend_on_its_company(tiny_model, tokenizer):
     cpu, _ = engines(tiny_model, tokenizer)
-    together = cpu.sample(*request(tokenizer, 8))
-    alone = cpu.sample(*request(tokenizer, 8, prompts=PROMPTS[1:2]))
-    fewer = cpu.sample(*request(tokenizer, 3))
+    together = cpu.sample(*wanted(tokenizer, 8))
+    alone = cpu.sample(*wanted(tokenizer, 8, prompts=PROMPTS[1:2]))
+    fewer = cpu.sample(*wanted(tokenizer, 3))
     assert np.array_equal(together.tokens_QNT[1], alone.tokens_QNT[0])
     assert np.array_equal(together.tokens_QNT[:, :3], fewer.tokens_QNT)
 

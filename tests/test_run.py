@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -336,13 +337,17 @@ def test_a_base_that_never_boxes_is_warned_about(tmp_path, capsys, monkeypatch):
 def test_a_sampler_that_is_not_the_trainer_s_model_stops_the_run(tmp_path, monkeypatch):
     from ttrl_repro.rollouts.cpu import CpuEngine
 
-    pack = CpuEngine._pack
+    sample = CpuEngine.sample
 
-    def stale(self):
-        pack(self)
-        self.head = self.head * 1.05
+    def stale(self, *arguments):
+        norm = self.model.model.norm.weight
+        with torch.no_grad():
+            norm.mul_(1.05)
+            samples = sample(self, *arguments)
+            norm.div_(1.05)
+        return samples
 
-    monkeypatch.setattr(CpuEngine, "_pack", stale)
+    monkeypatch.setattr(CpuEngine, "sample", stale)
     with pytest.raises(RuntimeError, match="samples from another model"):
         start(Experiment.model_validate(config()), tmp_path / "run")
     assert Record.reopen(tmp_path / "run").manifest["state"] == "failed"

@@ -30,11 +30,14 @@ from ttrl_repro.algorithms import grpo
 from ttrl_repro.answers import Extraction, extraction, outcome, right_class
 from ttrl_repro.config import Experiment
 from ttrl_repro.errors import UserError
+from ttrl_repro.native.logprobs import LogProbs
+from ttrl_repro.native.support import native_library
 from ttrl_repro.processes import processes
 from ttrl_repro.records import Row
 from ttrl_repro.rewards import REWARDS, Rollouts
 from ttrl_repro.rollouts import Engine, Samples, Sampling, sample_until_decided, uniforms
 from ttrl_repro.seeds import derive_seed, generator
+from ttrl_repro.updates import by_length, by_prompt, rearranged, with_signal
 from ttrl_repro.votes import Vote, vote
 
 # The mask of NumPy and PyTorch seeds: Trainer hands its seed to both, and NumPy takes 32 bits.
@@ -69,6 +72,10 @@ class _Pending:
     sampling_seconds: float
     voting_seconds: float
 
+
+# TRL's losses that are a sum over tokens divided by the count of all of a rollout's: rows without advantage
+# can be left out of them. Others divide by the rows at hand.
+SUMMED_LOSSES = ("dapo", "cispo")
 
 MOST_GAP = 1e-2  # between sampler and trainer, in fp32 on a CPU, where rounding stays below 1e-3
 
@@ -149,29 +156,6 @@ def _given_rewards(reward: Sequence[float], **_: Any) -> list[float]:
     return list(reward)
 
 
-def sort_by_length(batches: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
-    """The same rows in batches of the same sizes, sorted by completion length and without needless padding.
-
-    Prompts (`prompt_*`, (B, P)) are padded on the left; everything else of two dimensions, (B, T), on the
-    right. Tensors without dimensions belong to the whole batch and stay.
-    """
-    sizes = [len(batch["completion_ids"]) for batch in batches]
-    rows = {key: torch.cat([b[key] for b in batches]) for key, value in batches[0].items() if value.dim() > 0}
-    order = rows["completion_mask"].sum(1).argsort(stable=True)
-    out = []
-    for batch, chosen in zip(batches, order.split(sizes), strict=True):
-        prompt = int(rows["prompt_mask"][chosen].sum(1).max())
-        completion = int(rows["completion_mask"][chosen].sum(1).max())
-        new = dict(batch)
-        for key, value in rows.items():
-            taken = value[chosen]
-            if value.dim() == 2:
-                taken = taken[:, -prompt:] if key.startswith("prompt_") else taken[:, :completion]
-            new[key] = taken
-        out.append(new)
-    return out
-
-
 class TTRLTrainer(GRPOTrainer):
     """GRPO on pseudo-labels.
 
@@ -202,6 +186,8 @@ class TTRLTrainer(GRPOTrainer):
         self.plan = plan_batches(experiment, len(prompts), count)
         self._pending: _Pending | None = None
         self._step_started = 0.0
+        self._old_logps_known = False
+        self._native: dict[int, LogProbs] = {}
         super().__init__(
             model=model,
             reward_funcs=_given_rewards,
@@ -303,39 +289,112 @@ class TTRLTrainer(GRPOTrainer):
 
     # -- update ----------------------------------------------------------------------------------
 
-    def _prepare_inputs(self, generation_batch: Any) -> dict[str, torch.Tensor]:
-        """TRL's batches, with each update's samples sorted by length over its forward passes and unpadded.
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        """TRL's rollout, without the extra forward pass that it makes for the old log-probabilities.
 
-        TRL pads all of them to the longest of the rollout. The loss is a sum over tokens, so which
-        forward pass a sample belongs to changes it by rounding alone.
+        With several updates per rollout TRL asks the trainer's model for them; a sampler that computes in the
+        trainer's precision has them already.
         """
+        self._old_logps_known = self.engine.exact and self.beta == 0
+        try:
+            batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        finally:
+            known, self._old_logps_known = self._old_logps_known, False
+        if known and self.experiment.train.updates_per_step > 1:
+            batch["old_per_token_logps"] = batch["sampling_per_token_logps"]
+        return batch
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, torch.Tensor]:
+        """TRL's batches, with each update's samples arranged over its forward passes, and unpadded."""
         inputs = super()._prepare_inputs(generation_batch)
         if self.model.training and self._step % self.plan.forwards_per_step == 0:
             batches, size = self._buffered_inputs, self.plan.accumulation
             self._buffered_inputs = [
                 batch
                 for start in range(0, len(batches), size)
-                for batch in sort_by_length(batches[start : start + size])
+                for batch in rearranged(
+                    batches[start : start + size], by_prompt if self._logprobs_of(self.model) else by_length
+                )
             ]
             inputs = self._buffered_inputs[0]
         return inputs
 
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+    def _logprobs_of(self, model: PreTrainedModel) -> LogProbs | None:
+        """The native code for this model, where it can replace the model's own forward pass.
+
+        Not with several processes (their gradients are averaged in hooks of the wrapped forward), and not
+        where the loss needs the entropy's gradient.
+        """
+        if processes().num_processes > 1 or self._entropy_bonus_enabled or self.top_entropy_quantile < 1:
+            return None
+        if id(model) not in self._native:
+            library = native_library(model)
+            if isinstance(library, str):
+                return None
+            self._native[id(model)] = LogProbs(model, library)
+        return self._native[id(model)]
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: PreTrainedModel,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        if self._old_logps_known:
+            return None, None, None
+        native = None if compute_aux_loss else self._logprobs_of(self.accelerator.unwrap_model(model))
+        if native is not None:
+            logps, entropies = native.padded(input_ids, attention_mask, logits_to_keep, self.temperature)
+            found = logps, entropies, None
+        else:
+            found = super()._get_per_token_logps_and_entropies(
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size,
+                compute_entropy,
+                compute_aux_loss,
+                **kwargs,
+            )
         self._trainer_logps = found[0].detach()
         return found
 
     def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
-        """TRL's loss. At a step's first update it also measures how far the sampler's model is from ours.
+        """TRL's loss, without the rows that add nothing to it (all of a group's rewards being equal, say).
+
+        At a step's first update it also measures how far the sampler's model is from ours.
 
         Until the weights move, the sampler's log-probabilities must be the trainer's: a gap means a
         stale or wrong copy of the weights, or lower precision.
         """
+        share = 1.0
+        if self._may_skip:
+            inputs, share = with_signal(inputs)
         loss = super()._compute_loss(model, inputs)
+        if share < 1:
+            # TRL's mean is over the rows it saw; a row without advantage is never clipped.
+            self._metrics["train"]["clip_ratio/region_mean"][-1] *= share
         if self._pending is not None and self._step % self.plan.forwards_per_step < self.plan.accumulation:
             gap = (self._trainer_logps - inputs["sampling_per_token_logps"]).abs() * inputs["completion_mask"]
             self._metrics["train"]["sampler_gap"].append(float(self.accelerator.gather(gap.max()).max()))
         return loss
+
+    @property
+    def _may_skip(self) -> bool:
+        """Whether rows without advantage leave the loss and its gradient as they are, whatever their number."""
+        # Several processes gather metrics of every row: all must have equally many.
+        return (
+            self.loss_type in SUMMED_LOSSES
+            and self.beta == 0
+            and processes().num_processes == 1
+            and not (self._entropy_bonus_enabled or self.aux_loss_enabled or self.top_entropy_quantile < 1)
+        )
 
     # -- bookkeeping -----------------------------------------------------------------------------
 

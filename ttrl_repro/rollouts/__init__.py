@@ -21,7 +21,8 @@ def make_engine(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenize
 
     Raises UserError if the engine cannot run the model.
     """
-    from ttrl_repro.rollouts.cpu import CpuEngine, unsupported
+    from ttrl_repro.native.support import unsupported
+    from ttrl_repro.rollouts.cpu import CpuEngine
     from ttrl_repro.rollouts.generate import GenerateEngine
 
     eos_ids = end_of_sequence_ids(model, tokenizer)

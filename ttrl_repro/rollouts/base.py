@@ -85,9 +85,13 @@ class Samples:
 
 
 class Engine(Protocol):
-    """A way to sample completions from the live model (its weights are read at each call)."""
+    """A way to sample completions from the live model (its weights are read at each call).
+
+    exact: it computes in the trainer's precision, so that its log-probabilities are the trainer's to rounding.
+    """
 
     name: str
+    exact: bool
 
     def sample(
         self,
