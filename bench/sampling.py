@@ -1,132 +1,109 @@
-"""Sampling speed of the CPU engine beside `model.generate`, alternating in one run.
+"""Sampling: the CPU engine beside its version without native code, `model.generate` and vLLM.
 
-    python bench/sampling.py [--model mini-s] [--repeats 5]
+    python -m bench.sampling [--repeats 5]
 
-Same model, questions, N and seeds; each engine gets the batch that suits it best (the CPU engine its
-default, `model.generate` the best of several). Writes bench/results/sampling.json and .txt.
+30 questions x 64 samples of mini-s and of mini-xs. `model.generate` gets the best of several batch sizes, found in
+the same run; vLLM runs in its own environment (`make vllm-env`), with its weights in float32 and in bfloat16.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import statistics
-import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-import torch
 import typer
-from transformers import GenerationConfig, PreTrainedModel
 
+from bench.harness import RESULTS, ROOT, Contestant, measure, spread, table, write
+from bench.peers import Generate, best_rows
+from bench.worker import Worker
+from ttrl_repro.cli import prepare_process
 from ttrl_repro.config import Prompt
-from ttrl_repro.models import load_model
+from ttrl_repro.models import load_model, locate
 from ttrl_repro.progress import Progress
 from ttrl_repro.prompts import encode_prompts
-from ttrl_repro.records import environment
-from ttrl_repro.rollouts import Sampling, end_of_sequence_ids, make_engine, uniforms
+from ttrl_repro.rollouts import Sampling, end_of_sequence_ids, uniforms
+from ttrl_repro.rollouts.cpu import CpuEngine
+from ttrl_repro.rollouts.torch_decoder import TorchDecoder
 from ttrl_repro.tasks import load_task
 
-RESULTS = Path(__file__).resolve().parent / "results"
+MODELS, TASK = ("mini-s", "mini-xs"), "mini-30"
 VOTES, MAX_NEW_TOKENS = 64, 90
-BATCHES = (240, 480, 960, 1920)  # rows of model.generate, of which the best is its peer
-
-
-def generate(model: PreTrainedModel, prompts: list[list[int]], eos: list[int], pad: int, rows: int) -> int:
-    """Stock `model.generate` sampling of VOTES completions a prompt, `rows` at once; returns the tokens sampled."""
-    flat = sorted((prompt for prompt in prompts for _ in range(VOTES)), key=len)
-    config = GenerationConfig(
-        max_new_tokens=MAX_NEW_TOKENS,
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        eos_token_id=eos,
-        pad_token_id=pad,
-    )
-    tokens = 0
-    for start in range(0, len(flat), rows):
-        batch = flat[start : start + rows]
-        width = max(map(len, batch))
-        ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in batch])
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch])
-        with torch.inference_mode():
-            new = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, width:]
-        ended = torch.isin(new, torch.tensor(eos))
-        first = torch.where(ended.any(1), ended.int().argmax(1) + 1, new.shape[1])
-        tokens += int(first.sum())
-    return tokens
+BATCHES = (480, 960, 1920)
+VLLM = ROOT / ".venv-vllm" / "bin" / "python"
+OURS, WITHOUT, GENERATE = "CPU engine", "without native code", "model.generate"
 
 
 def main(
-    model: Annotated[str, typer.Option(help="which model")] = "mini-s",
-    task: Annotated[str, typer.Option(help="which questions")] = "mini-30",
     repeats: Annotated[int, typer.Option(min=1)] = 5,
-    out: Annotated[Path, typer.Option()] = RESULTS / "sampling.json",
+    models: Annotated[list[str] | None, typer.Option("--model", help="which models (default: both)")] = None,
+    out: Annotated[Path, typer.Option(help="folder of the results")] = RESULTS,
 ) -> None:
     """Measure, print and write the rates."""
-    loaded, tokenizer = load_model(model)
-    engine = make_engine("cpu", loaded, tokenizer)
-    prompts = encode_prompts(load_task(task).questions, tokenizer, Prompt())
-    eos = end_of_sequence_ids(loaded, tokenizer)
-    listed = list(prompts.values())
+    prepare_process()
+    lines: list[str] = []
+    data: dict[str, Any] = {}
+    for name in models or MODELS:
+        with ExitStack() as stack:
+            block, data[name] = one_model(name, repeats, stack)
+            lines += [*([""] if lines else []), *block]
+    write("sampling", lines, data, repeats, out)
 
-    def ours(repeat: int) -> int:
-        noise = uniforms(repeat, list(prompts), VOTES, MAX_NEW_TOKENS)
-        return engine.sample(listed, noise, Sampling(1.0, 1.0, MAX_NEW_TOKENS)).n_tokens
 
-    def rate(work) -> float:  # type: ignore[no-untyped-def]
-        started = time.perf_counter()
-        tokens = work()
-        return tokens / (time.perf_counter() - started)
+def one_model(name: str, repeats: int, stack: ExitStack) -> tuple[list[str], dict[str, Any]]:
+    """The lines and the numbers of one model."""
+    model, tokenizer = load_model(name)
+    prompts = encode_prompts(load_task(TASK).questions, tokenizer, Prompt())
+    listed, eos = list(prompts.values()), end_of_sequence_ids(model, tokenizer)
+    pad = int(tokenizer.pad_token_id)
+    engine, decoder = CpuEngine(model, eos, pad), TorchDecoder(model, eos, pad)
+    sampling = Sampling(1.0, 1.0, MAX_NEW_TOKENS)
+    progress = stack.enter_context(Progress())
 
-    rates: dict[str, list[float]] = {"cpu engine": [], "model.generate": []}
-    with Progress() as progress:
-        # The peer's best batch size, found before the measurement.
-        progress.start("best batch of model.generate", len(BATCHES), unit="batch")
-        sizes = {}
-        for rows in BATCHES:
-            sizes[rows] = rate(lambda rows=rows: generate(loaded, listed, eos, 0, rows))
-            progress.advance()
-        progress.finish()
-        best = max(sizes, key=sizes.__getitem__)
-        ours(0)
-        progress.start("sampling", repeats, unit="repeat")
-        for repeat in range(repeats):
-            rates["cpu engine"].append(rate(lambda repeat=repeat: ours(repeat)))
-            rates["model.generate"].append(rate(lambda: generate(loaded, listed, eos, 0, best)))
-            progress.advance()
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    ratio = medians["cpu engine"] / medians["model.generate"]
-    lines = [f"{model}, {len(listed)} questions x {VOTES} samples, {torch.get_num_threads()} threads, tokens/s"]
-    lines += [
-        f"  {name:15} median {medians[name]:8,.0f}   range {min(values):8,.0f} to {max(values):8,.0f}"
-        for name, values in rates.items()
+    def noise(repeat: int) -> Any:
+        return uniforms(repeat + 1, list(prompts), VOTES, MAX_NEW_TOKENS)
+
+    def generate(rows: int) -> Generate:
+        return Generate(model, listed, VOTES, eos, pad, MAX_NEW_TOKENS, rows=rows)
+
+    contestants: dict[str, Contestant] = {}
+    if engine.slower is None:
+        contestants[OURS] = lambda repeat: engine.sample(listed, noise(repeat), sampling).n_tokens
+    contestants[WITHOUT] = lambda repeat: decoder.sample(listed, noise(repeat), sampling, lambda _: None).n_tokens
+    best = generate(best_rows(BATCHES, generate, progress))
+    contestants[GENERATE] = lambda _: best.tokens()
+    notes = [f"{GENERATE} at its best batch of {', '.join(map(str, BATCHES))} rows: {best.rows}"]
+    if engine.slower is not None:
+        notes.append(f"no native code here: {engine.slower}")
+    if VLLM.is_file():
+        for dtype in ("float32", "bfloat16"):
+            worker = Worker(
+                [str(VLLM), "bench/vllm_worker.py", locate(name), "--dtype", dtype],
+                {"votes": VOTES, "max_new_tokens": MAX_NEW_TOKENS},
+                amount="tokens",
+                opening={"prompts": listed, "eos": eos},
+            )
+            contestants[f"vLLM, {dtype}"] = stack.enter_context(worker)
+            notes = [*notes[:1], f"vLLM {worker.opened['vllm']}", *notes[1:]]
+    else:
+        notes.append("vLLM was left out: there is no .venv-vllm (make vllm-env)")
+    measured = measure(contestants, repeats, progress, f"sampling with {name}")
+    first = next(iter(contestants))
+    rows = [
+        [
+            peer,
+            spread(measured.rates(peer), 0),
+            "" if peer == first else str(measured.faster(first, peer)),
+        ]
+        for peer in contestants
     ]
-    lines.append(f"  ratio {ratio:.2f} ({repeats} alternating repeats; model.generate at its best batch, {best} rows)")
-    print("\n".join(lines))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(
-        json.dumps(
-            {
-                "model": model,
-                "task": task,
-                "votes": VOTES,
-                "repeats": repeats,
-                "threads": torch.get_num_threads(),
-                "generate_rows": best,
-                "tokens_per_second": rates,
-                "medians": medians,
-                "ratio": ratio,
-                "environment": environment(),
-            },
-            indent=2,
-        )
-        + "\n"
-    )
-    out.with_suffix(".txt").write_text("\n".join(lines) + "\n")
-    print(f"results: {out}")
+    lines = [
+        f"{name}, {len(listed)} questions x {VOTES} samples, at most {MAX_NEW_TOKENS} tokens",
+        *table(["", "tokens/s", f"{first}: times faster"], rows),
+        *notes,
+    ]
+    ratios = {peer: vars(measured.faster(first, peer)) for peer in contestants if peer != first}
+    return lines, {"generate_rows": best.rows, "runs": measured.to_json(), f"{first}, times faster": ratios}
 
 
 if __name__ == "__main__":

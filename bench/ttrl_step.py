@@ -1,0 +1,159 @@
+"""Steps of the real TTRL trainer as a worker, and what a benchmark may vary of them.
+
+As a worker (see bench/worker.py): `python -m bench.ttrl_step '{"overrides": ["model=mini-xs"], ...}'` with the fields
+of `Steps`. A step is what `ttrl run` does between two evaluations: sampling, votes, update and the record of it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from transformers import PreTrainedModel
+
+from bench import flops
+from bench.harness import ROOT
+from bench.phases import Phases
+from bench.worker import Turns, only_answers_on_stdout, python
+from ttrl_repro import run as runner
+from ttrl_repro.cli import prepare_process
+from ttrl_repro.config import Experiment, load_experiment
+from ttrl_repro.miniature.pretrain import build_model
+from ttrl_repro.miniature.recipes import Architecture
+from ttrl_repro.native.logprobs import LogProbs
+from ttrl_repro.rollouts import Engine, Samples
+from ttrl_repro.rollouts.cpu import CpuEngine
+from ttrl_repro.trainer import StepResult, TTRLTrainer
+
+EXPERIMENT = ROOT / "experiments" / "demo.yaml"
+NEVER = -1  # an end-of-sequence token that no model samples
+
+
+@dataclass(frozen=True)
+class Steps:
+    """overrides: of experiments/demo.yaml, as `ttrl run` takes them.
+
+    skip: rows without signal are left out of the update, as always. endless: completions go on to max_new_tokens.
+    architecture: fields of a randomly initialised model that takes the place of the experiment's.
+    """
+
+    overrides: tuple[str, ...] = ()
+    skip: bool = True
+    endless: bool = False
+    architecture: Mapping[str, int] | None = None
+
+    def command(self) -> list[str]:
+        """The worker's command."""
+        return python("bench.ttrl_step", json.dumps(self.__dict__))
+
+
+class Watch:
+    """Counts what an engine and a trainer do: positions run, operations, samples."""
+
+    def __init__(self, engine: Engine, model: PreTrainedModel, phases: Phases) -> None:
+        self.shape = flops.Shape.of(model.config)
+        self.counts: Counter[str] = Counter()
+        self.operations: Counter[str] = Counter()
+        sample, flatten = engine.sample, LogProbs.flatten
+
+        def counted(prompts: list[list[int]], *arguments: Any, **named: Any) -> Samples:
+            samples = sample(prompts, *arguments, **named)
+            rows = [(len(prompt), row.tolist()) for prompt, row in zip(prompts, samples.lengths_QN, strict=True)]
+            self.counts["sampling"] += sum(p + sum(lengths) - len(lengths) for p, lengths in rows)
+            self.counts["tokens"] += samples.n_tokens
+            self.counts["samples"] += samples.lengths_QN.size
+            self.operations["sampling"] += flops.sampling(self.shape, rows)
+            return samples
+
+        def flattened(logprobs: LogProbs, *arguments: Any, **named: Any) -> Any:
+            parts = flatten(logprobs, *arguments, **named)
+            for part in parts:
+                starts, lengths, prompt_of = part.alive[2], part.alive[3], part.alive[4]
+                rows: dict[int, list[int]] = {i: [] for i in range(len(starts)) if prompt_of[i] < 0}
+                for length, prompt in zip(lengths.tolist(), prompt_of.tolist(), strict=True):
+                    if prompt >= 0:
+                        rows[prompt].append(length + 1)
+                self.counts["training"] += int(part.c.tokens)
+                self.operations["training"] += flops.training(
+                    self.shape, [(int(lengths[i]), r) for i, r in rows.items()]
+                )
+            return parts
+
+        engine.sample = phases.around("sampling", counted)  # type: ignore[method-assign]
+        LogProbs.flatten = flattened  # type: ignore[method-assign]
+
+    def take(self) -> dict[str, dict[str, float]]:
+        """What was counted since the last call."""
+        taken = {"positions": dict(self.counts), "operations": dict(self.operations)}
+        self.counts.clear()
+        self.operations.clear()
+        return taken
+
+
+def serve(steps: Steps, answers: IO[str], folder: Path) -> None:
+    """Run the experiment as `ttrl run` does, without its evaluations; every step waits for a request."""
+    phases = Phases()
+    last: list[StepResult] = []
+    prepare = runner.prepare
+
+    def prepared(experiment: Experiment) -> runner.Setup:
+        setup = prepare(experiment)
+        if steps.architecture is not None:
+            setup.model = build_model(Architecture(**steps.architecture), 0).eval()
+        if steps.architecture is not None or steps.endless:
+            eos = NEVER if steps.endless else setup.tokenizer.eos_token_id
+            setup.engine = CpuEngine(setup.model, [eos], setup.tokenizer.pad_token_id)
+        return setup
+
+    class Watched(TTRLTrainer):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            watch = Watch(self.engine, self.model, phases)
+            phases.watch(self, "_sample_and_vote", "voting")  # the engine, inside of it, counts for itself
+            phases.watch(self, "_compute_loss", "forward")
+            phases.watch(self.accelerator, "backward", "backward")
+            phases.watch(self.accelerator, "clip_grad_norm_", "optimizer")
+            self.create_optimizer()
+            phases.watch(self.optimizer, "step", "optimizer")
+            record = phases.around("record", self.on_step)
+
+            def on_step(result: StepResult) -> None:
+                last[:] = [result]
+                record(result)
+
+            def report() -> dict[str, Any]:
+                shown = ("label_accuracy", "majority_ratio", "samples_per_question")
+                metrics = {name: last[0].metrics[name] for name in shown if name in last[0].metrics}
+                return {"phases": phases.take(), **watch.take(), "metrics": metrics}
+
+            self.on_step = on_step
+            self.add_callback(Turns(answers, report))
+
+        @property
+        def _may_skip(self) -> bool:
+            return steps.skip and super()._may_skip
+
+    runner.prepare = prepared
+    runner.TTRLTrainer = Watched  # type: ignore[misc]
+    runner._Session.evaluate = lambda *_: None  # type: ignore[method-assign]
+    endlessly = ["train.steps=1000000", "train.checkpoint_every=1000000", "tracking.wandb=false"]
+    runner.start(load_experiment(EXPERIMENT, [*steps.overrides, *endlessly]), folder)
+
+
+def main() -> None:
+    """Serve steps."""
+    answers = only_answers_on_stdout()
+    prepare_process()
+    fields = json.loads(sys.argv[1])
+    with tempfile.TemporaryDirectory() as folder:
+        serve(Steps(**{**fields, "overrides": tuple(fields["overrides"])}), answers, Path(folder) / "record")
+
+
+if __name__ == "__main__":
+    main()
