@@ -7,7 +7,7 @@ tokens, the optimizer. A backward pass is twice its forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ def sequence(shape: Shape, length: int, before: int = 0, heads: int | None = Non
     return 2.0 * length * shape.block_weights + 2.0 * heads * shape.head_weights + 4.0 * pairs * shape.attended
 
 
-def sampling(shape: Shape, rows: Iterable[tuple[int, Iterable[int]]]) -> float:
+def sampling(shape: Shape, rows: Sequence[tuple[int, Sequence[int]]]) -> float:
     """Sampling completions of the given lengths after each prompt, which is computed once.
 
     `rows`: for each question the prompt's length and its completions' lengths. A completion's last token is never
@@ -56,11 +56,21 @@ def sampling(shape: Shape, rows: Iterable[tuple[int, Iterable[int]]]) -> float:
     return total
 
 
-def training(shape: Shape, rows: Iterable[tuple[int, Iterable[int]]]) -> float:
+def training(shape: Shape, rows: Sequence[tuple[int, Sequence[int]]]) -> float:
     """Forward and backward over the same rows: each prompt once, a completion's last token not."""
     return 3.0 * sampling(shape, rows)
 
 
-def padded_training(shape: Shape, rows: int, prompt: int, completion: int) -> float:
-    """Forward and backward over `rows` rows of one padded width, every prompt with each of its completions."""
-    return 3.0 * rows * sequence(shape, prompt + completion, heads=completion)
+def padded_sampling(shape: Shape, rows: Sequence[tuple[int, Sequence[int]]]) -> float:
+    """The same completions sampled in one batch: every prompt as often as it has completions, all as long as the
+    longest, none leaving before the longest has ended."""
+    count = sum(len(lengths) for _, lengths in rows)
+    prompt, longest = max(prompt for prompt, _ in rows), max(max(lengths, default=1) for _, lengths in rows)
+    return count * (sequence(shape, prompt, heads=1) + sequence(shape, longest - 1, before=prompt))
+
+
+def padded_training(shape: Shape, rows: Sequence[tuple[int, Sequence[int]]]) -> float:
+    """Forward and backward over the same completions in one padded batch, every prompt with each of them."""
+    count = sum(len(lengths) for _, lengths in rows)
+    prompt, longest = max(prompt for prompt, _ in rows), max(max(lengths, default=1) for _, lengths in rows)
+    return 3.0 * count * sequence(shape, prompt + longest, heads=longest)

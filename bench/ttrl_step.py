@@ -10,7 +10,7 @@ import json
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -40,12 +40,14 @@ class Steps:
     """overrides: of experiments/demo.yaml, as `ttrl run` takes them.
 
     skip: rows without signal are left out of the update, as always. endless: completions go on to max_new_tokens.
-    architecture: fields of a randomly initialised model that takes the place of the experiment's.
+    keys: tell the key of every sample, by question. architecture: fields of a randomly initialised model that takes
+    the place of the experiment's.
     """
 
     overrides: tuple[str, ...] = ()
     skip: bool = True
     endless: bool = False
+    keys: bool = False
     architecture: Mapping[str, int] | None = None
 
     def command(self) -> list[str]:
@@ -60,40 +62,55 @@ class Watch:
         self.shape = flops.Shape.of(model.config)
         self.counts: Counter[str] = Counter()
         self.operations: Counter[str] = Counter()
-        sample, flatten = engine.sample, LogProbs.flatten
+        self.padded: Counter[str] = Counter()
+        sample, flatten = phases.around("sampling", engine.sample), LogProbs.flatten
 
         def counted(prompts: list[list[int]], *arguments: Any, **named: Any) -> Samples:
-            samples = sample(prompts, *arguments, **named)
+            samples: Samples = sample(prompts, *arguments, **named)
             rows = [(len(prompt), row.tolist()) for prompt, row in zip(prompts, samples.lengths_QN, strict=True)]
             self.counts["sampling"] += sum(p + sum(lengths) - len(lengths) for p, lengths in rows)
             self.counts["tokens"] += samples.n_tokens
             self.counts["samples"] += samples.lengths_QN.size
             self.operations["sampling"] += flops.sampling(self.shape, rows)
+            self.padded["sampling"] += flops.padded_sampling(self.shape, rows)
             return samples
 
         def flattened(logprobs: LogProbs, *arguments: Any, **named: Any) -> Any:
             parts = flatten(logprobs, *arguments, **named)
-            for part in parts:
-                starts, lengths, prompt_of = part.alive[2], part.alive[3], part.alive[4]
-                rows: dict[int, list[int]] = {i: [] for i in range(len(starts)) if prompt_of[i] < 0}
-                for length, prompt in zip(lengths.tolist(), prompt_of.tolist(), strict=True):
-                    if prompt >= 0:
-                        rows[prompt].append(length + 1)
-                self.counts["training"] += int(part.c.tokens)
-                self.operations["training"] += flops.training(
-                    self.shape, [(int(lengths[i]), r) for i, r in rows.items()]
-                )
+            phases.around("measuring", self.count_rows)(parts)
             return parts
 
-        engine.sample = phases.around("sampling", counted)  # type: ignore[method-assign]
+        engine.sample = phases.around("measuring", counted)  # type: ignore[method-assign]
         LogProbs.flatten = flattened  # type: ignore[method-assign]
+
+    def count_rows(self, parts: Sequence[Any]) -> None:
+        """Count the rows of a training pass, which the native code has flattened into `parts`."""
+        for part in parts:
+            lengths, prompt_of = part.alive[3:5]
+            rows: dict[int, list[int]] = {i: [] for i in range(len(prompt_of)) if prompt_of[i] < 0}
+            for length, prompt in zip(lengths.tolist(), prompt_of.tolist(), strict=True):
+                if prompt >= 0:
+                    rows[prompt].append(length + 1)  # its last token is not run
+            by_prompt = [(int(lengths[i]), completions) for i, completions in rows.items()]
+            self.counts["training"] += int(part.c.tokens)
+            self.operations["training"] += flops.training(self.shape, by_prompt)
+            self.padded["training"] += flops.padded_training(self.shape, by_prompt)
 
     def take(self) -> dict[str, dict[str, float]]:
         """What was counted since the last call."""
-        taken = {"positions": dict(self.counts), "operations": dict(self.operations)}
-        self.counts.clear()
-        self.operations.clear()
+        counters = {"positions": self.counts, "operations": self.operations, "padded_operations": self.padded}
+        taken = {name: dict(counter) for name, counter in counters.items()}
+        for counter in counters.values():
+            counter.clear()
         return taken
+
+
+def keys_of(result: StepResult) -> list[list[str | None]]:
+    """The samples' keys in order, by question."""
+    found: dict[str, list[str | None]] = {}
+    for row in result.samples:
+        found.setdefault(row["question_id"], []).append(row["key"])
+    return list(found.values())
 
 
 def serve(steps: Steps, answers: IO[str], folder: Path) -> None:
@@ -130,7 +147,8 @@ def serve(steps: Steps, answers: IO[str], folder: Path) -> None:
             def report() -> dict[str, Any]:
                 shown = ("label_accuracy", "majority_ratio", "samples_per_question")
                 metrics = {name: last[0].metrics[name] for name in shown if name in last[0].metrics}
-                return {"phases": phases.take(), **watch.take(), "metrics": metrics}
+                told = {"phases": phases.take(), **watch.take(), "metrics": metrics}
+                return {**told, "keys": keys_of(last[0])} if steps.keys else told
 
             self.on_step = on_step
             self.add_callback(Turns(answers, report))

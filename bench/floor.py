@@ -1,0 +1,169 @@
+"""The floor: how fast a step could be at this machine's own rates, and how near the project comes.
+
+    python -m bench.floor [--repeats 5]
+
+Measured: matrix products (large and square, and in the shapes that mini-s has) in fp32 and, for information, bf16; the
+copying of memory. The floor of sampling and of training is the count of operations (bench/flops.py) over the best fp32
+rate, or the memory that must be moved over the copying rate, whichever is longer. Training is counted on the rows
+that the project ran (shared prompts once, no padding), and, for comparison, as padded rows of whole prompts would be.
+"""
+
+from __future__ import annotations
+
+import statistics
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from bench.harness import RESULTS, Contestant, Measurement, Run, measure, spread, table, write
+from bench.ttrl_step import Steps
+from bench.worker import Worker
+from ttrl_repro.cli import prepare_process
+from ttrl_repro.models import load_model
+from ttrl_repro.native.library import load
+from ttrl_repro.progress import Progress
+
+MODELS = ("mini-s", "mini-xs")
+SQUARE = 2048
+ROWS = 1920  # of the products in a model's shapes: as many as a step has samples
+COPIED = 2**28  # bytes: far more than caches hold
+LEAST_SECONDS = 0.3  # of work in a turn
+
+
+def matrix_product(m: int, k: int, n: int, dtype: torch.dtype) -> Contestant:
+    """Products (m, k) @ (k, n); the amount is floating-point operations."""
+    a, b, out = torch.randn(m, k, dtype=dtype), torch.randn(k, n, dtype=dtype), torch.empty(m, n, dtype=dtype)
+    times = max(1, int(LEAST_SECONDS * 1e11 / (2 * m * k * n)))
+
+    def work(_: int) -> float:
+        for _turn in range(times):
+            torch.mm(a, b, out=out)
+        return 2.0 * m * k * n * times
+
+    return work
+
+
+def copying() -> Contestant:
+    """Copies of a large array; the amount is bytes read and written."""
+    source = torch.ones(COPIED // 4)
+    target = torch.empty_like(source)
+
+    def work(_: int) -> float:
+        for _turn in range(4):
+            target.copy_(source)
+        return 4.0 * 2 * COPIED
+
+    return work
+
+
+def shapes(config: Any) -> dict[str, tuple[int, int]]:
+    """The (in, out) of a block's matrices."""
+    hidden, dim, inner = config.hidden_size, config.head_dim, config.intermediate_size
+    queries = config.num_attention_heads * dim
+    return {
+        "qkv": (hidden, queries + 2 * config.num_key_value_heads * dim),
+        "out": (queries, hidden),
+        "gate and up": (hidden, 2 * inner),
+        "down": (inner, hidden),
+    }
+
+
+def machine_rates(repeats: int, progress: Progress) -> Measurement:
+    """Rates of matrix products and of copying."""
+    config = load_model(MODELS[0])[0].config
+    contestants: dict[str, Contestant] = {}
+    for dtype, name in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
+        contestants[f"{name} {SQUARE} x {SQUARE}"] = matrix_product(SQUARE, SQUARE, SQUARE, dtype)
+        for matrix, (k, n) in shapes(config).items():
+            contestants[f"{name} {matrix} of {MODELS[0]}, {ROWS} x {k} x {n}"] = matrix_product(ROWS, k, n, dtype)
+    contestants["copy"] = copying()
+    return measure(contestants, repeats, progress, "rates of this machine")
+
+
+def floor_seconds(operations: float, rate: float, moved: float, bandwidth: float) -> float:
+    """The least time for so many operations and so many bytes."""
+    return max(operations / rate, moved / bandwidth)
+
+
+def main(
+    repeats: Annotated[int, typer.Option(min=1)] = 5,
+    out: Annotated[Path, typer.Option(help="folder of the results")] = RESULTS,
+) -> None:
+    """Measure, print and write."""
+    prepare_process()
+    library = load()
+    if isinstance(library, str):
+        print(f"floor: only the native code is measured against it, and it is not used here: {library}")
+        return
+    with Progress() as progress, ExitStack() as stack:
+        rates = machine_rates(repeats, progress)
+        # The machine's rates before and after the steps would differ if somebody else used it; they take turns here.
+        steps = measure(
+            {name: stack.enter_context(Worker(Steps((f"model={name}",)).command())) for name in MODELS},
+            repeats,
+            progress,
+            "TTRL steps",
+        )
+    medians = {name: statistics.median(rates.rates(name)) for name in rates.runs}
+    best = max((name for name in medians if name.startswith("fp32")), key=medians.__getitem__)
+    lines = [
+        "rates of this machine",
+        *table(
+            ["", "GFLOP/s (copy: GB/s)"],
+            [[name, spread([rate / 1e9 for rate in rates.rates(name)], 1)] for name in rates.runs],
+        ),
+        "",
+        f"one step of 30 questions x 64 samples, against {best}",
+        *shares(steps, medians, best),
+    ]
+    write("floor", lines, {"rates": rates.to_json(), "steps": steps.to_json()}, repeats, out)
+
+
+def shares(steps: Measurement, medians: dict[str, float], best: str) -> list[str]:
+    """Lines of the table of operations, seconds, floor and share of the floor, by model and kind of work."""
+    rows = []
+    for model, runs in steps.runs.items():
+        parameter_bytes = 4.0 * load_model(model)[0].num_parameters()
+        for kind, phases in (("sampling", ("sampling",)), ("training", ("forward", "backward", "optimizer"))):
+            # What must come from memory: the weights, and for training their gradients and Adam's two moments, once.
+            moved = parameter_bytes * (1 if kind == "sampling" else 8)
+            of_runs = [share_of(run, kind, phases, medians, best, moved) for run in runs]
+            taken, floor, share, square = (statistics.median(column) for column in zip(*of_runs, strict=True))
+            operations = statistics.median(run.details["operations"][kind] for run in runs)
+            shares_ = [row[2] for row in of_runs]
+            rows.append(
+                [
+                    f"{model}, {kind}",
+                    f"{operations / 1e9:.1f}",
+                    f"{taken:.3f}",
+                    f"{floor:.3f}",
+                    f"{share:.0%} ({min(shares_):.0%} to {max(shares_):.0%})",
+                    f"{square:.0%}",
+                    f"{statistics.median(padded(run, kind) for run in runs):.2f}",
+                ]
+            )
+    header = ["", "GFLOP", "seconds", "floor", "share of the floor", "against the square", "padded: times the work"]
+    return table(header, rows)
+
+
+def share_of(
+    run: Run, kind: str, phases: tuple[str, ...], medians: dict[str, float], best: str, moved: float
+) -> tuple[float, float, float, float]:
+    """Seconds, floor, floor / seconds, and the same against the large square product."""
+    taken = sum(run.details["phases"].get(phase, 0.0) for phase in phases)
+    operations = run.details["operations"][kind]
+    floor = floor_seconds(operations, medians[best], moved, medians["copy"])
+    square = floor_seconds(operations, medians[f"fp32 {SQUARE} x {SQUARE}"], moved, medians["copy"])
+    return taken, floor, floor / taken, square / taken
+
+
+def padded(run: Run, kind: str) -> float:
+    """How much more work padded rows with whole prompts are, over what was run."""
+    return float(run.details["padded_operations"][kind] / run.details["operations"][kind])
+
+
+if __name__ == "__main__":
+    typer.run(main)
