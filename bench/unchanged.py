@@ -90,7 +90,7 @@ def main(
     error = difference.std(ddof=1) / np.sqrt(replicates)
     half = scipy_stats.t.ppf(0.95, replicates - 1) * error
     low, high = difference.mean() - half, difference.mean() + half
-    verdict = "inside" if -EQUIVALENT < low and high < EQUIVALENT else "NOT inside"
+    verdict = "inside" if low > -EQUIVALENT and high < EQUIVALENT else "NOT inside"
     lines = [
         f"{model}, {replicates} paired replicates, final avg@16 on the trained questions",
         *(f"  {arm:5}  mean {np.mean(found[arm]):.4f}   {np.median(seconds[arm]):5.0f} s in steps" for arm in ARMS),
