@@ -1,5 +1,7 @@
 """The native code against PyTorch: log-probabilities, entropies, gradients, and what it refuses."""
 
+import os
+import platform
 import subprocess
 import sys
 import threading
@@ -277,3 +279,27 @@ def test_it_is_compiled_once(tmp_path):
     when = made.stat().st_mtime_ns
     assert loaded(tmp_path) == "loaded"
     assert made.stat().st_mtime_ns == when
+
+
+@needs_native
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these are options for x86-64")
+@pytest.mark.parametrize(("options", "width"), [("-mno-avx512f", 8), ("-mno-avx", 4)])
+def test_narrower_vectors(tmp_path, options, width):
+    """The code for older processors, by the tests above."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "CXXFLAGS": options}
+    script = "from ttrl_repro.native.library import load; print(load().vector_width())"
+    found = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    if native.load().vector_width() >= width:
+        assert int(found.stdout) <= width
+    tests = [
+        f"{__file__}::{name}"
+        for name in (
+            test_log_probabilities_entropies_and_gradients_are_pytorch_s.__name__,
+            test_the_same_tokens_as_in_pytorch.__name__,
+        )
+    ]
+    command = [sys.executable, "-m", "pytest", "-o", "addopts=-q", "-p", "no:cacheprovider", *tests]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+    assert " passed" in result.stdout
+    assert "skipped" not in result.stdout
