@@ -10,6 +10,7 @@ from ttrl_repro.algorithms import grpo
 from ttrl_repro.config import Experiment
 from ttrl_repro.errors import UserError
 from ttrl_repro.models import load_model
+from ttrl_repro.native.library import load
 from ttrl_repro.prompts import encode_prompts
 from ttrl_repro.rollouts import make_engine
 from ttrl_repro.tasks import load_task
@@ -151,6 +152,59 @@ def test_the_gradient_does_not_depend_on_the_microbatch(tmp_path):
     whole.train()
     parts.train()
     assert_same_gradient(parts.gradients[0], whole.gradients[0])
+
+
+def test_the_native_gradient_is_that_of_the_model_s_own_forward_pass(tmp_path, monkeypatch):
+    native, _ = make(change(train={"steps": 1}), tmp_path / "a")
+    native.train()
+    monkeypatch.setattr("ttrl_repro.trainer.native_library", lambda _: "the test wants it off")
+    plain, _ = make(change(train={"steps": 1}), tmp_path / "b")
+    plain.train()
+    assert not plain._native
+    if isinstance(load(), str):
+        pytest.skip(f"the native code is not available: {load()}")
+    assert native._native
+    assert_same_gradient(native.gradients[0], plain.gradients[0])
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_samples_without_signal_change_nothing(tmp_path, updates):
+    """Of ten questions some have only wrong or only right samples in a group of four."""
+    settings = {"steps": 1, "updates_per_step": updates}
+    found = {}
+    for skipped in (True, False):
+        train = {**settings, "skip_without_signal": skipped}
+        trainer, results = make(change(train=train, rollout={"trained": 4}), tmp_path / str(skipped))
+        seen = count_rows(trainer)
+        trainer.train()
+        found[skipped] = trainer.gradients, results[0].metrics, sum(seen)
+    assert found[True][2] < found[False][2] == 40
+    for ours, theirs in zip(found[True][0], found[False][0], strict=True):
+        assert_same_gradient(ours, theirs)
+    for name in ("clip_ratio", "loss"):
+        assert found[True][1][name] == pytest.approx(found[False][1][name], abs=1e-6)
+
+
+def count_rows(trainer):
+    """Rows of every forward pass for the loss, as they come."""
+    seen, inner = [], trainer._get_per_token_logps_and_entropies
+
+    def counting(model, input_ids, *args, **kwargs):
+        if not trainer._old_logps_known:
+            seen.append(len(input_ids))
+        return inner(model, input_ids, *args, **kwargs)
+
+    trainer._get_per_token_logps_and_entropies = counting
+    return seen
+
+
+def test_several_updates_need_no_forward_pass_for_old_log_probabilities(tmp_path):
+    trainer, _ = make(change(train={"steps": 1, "updates_per_step": 2, "skip_without_signal": False}), tmp_path)
+    seen = count_rows(trainer)
+    trainer.train()
+    assert seen == [40, 40]
+    batch = trainer.batches[0]
+    assert torch.equal(batch["old_per_token_logps"], batch["sampling_per_token_logps"])
 
 
 def test_advantages_are_trl_s(tmp_path):

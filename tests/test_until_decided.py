@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.test_rollouts import engines, request
+from tests.test_rollouts import engines, wanted
 from tests.test_trainer import change, make
 from ttrl_repro.adaptive import SequentialRule
 from ttrl_repro.config import Experiment
@@ -75,7 +75,7 @@ def test_no_look_before_the_samples_that_training_needs():
 
 def test_the_samples_are_the_first_of_those_of_a_full_vote(tiny_model, tokenizer):
     cpu, _ = engines(tiny_model, tokenizer)
-    prompts, noise, sampling = request(tokenizer, 16)
+    prompts, noise, sampling = wanted(tokenizer, 16)
     full = cpu.sample(prompts, noise, sampling)
     # The second question gives one answer always, and so is decided; the others never agree.
     decided = [full.ids(1, n) for n in range(16)]

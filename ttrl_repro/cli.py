@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
-import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ttrl_repro.errors import Interrupted, UserError
+from ttrl_repro.startup import prepare_process
 
 if TYPE_CHECKING:
     from ttrl_repro.records import Record
@@ -165,24 +163,6 @@ def print_outcome(record: Record) -> None:
 
     if processes().is_main_process:
         print_report(record.folder)
-
-
-def prepare_process() -> None:
-    """Settings that must stand before PyTorch is loaded, and quieter libraries. The user's own win."""
-    # Waiting threads sleep instead of spinning: on a busy machine spinning slows OpenMP 4 to 10 times.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("WANDB_SILENT", "true")
-    # TRL still uses names that transformers has changed.
-    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
-    # The hub's retries are warnings; what came of them is an exception.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
 
 
 def main() -> None:

@@ -110,7 +110,8 @@ class Train(_Strict):
 
     questions_per_step: None takes the whole task. microbatch: the most samples per forward pass (None: all
     of an update's); the largest size that divides an update is taken. It bounds memory and does not
-    change the loss. gradient_checkpointing: less memory, more time.
+    change the loss. gradient_checkpointing: less memory, more time. skip_without_signal: samples whose
+    advantage is 0 (a group whose rewards are all equal) are left out of the update, which they do not change.
     """
 
     steps: int = Field(40, ge=1)
@@ -123,6 +124,7 @@ class Train(_Strict):
     weight_decay: float = Field(0.0, ge=0)
     gradient_clip: float = Field(1.0, gt=0)
     gradient_checkpointing: bool = False
+    skip_without_signal: bool = True
     checkpoint_every: int = Field(10, ge=1)
 
 

@@ -34,6 +34,7 @@ from ttrl_repro.config import Experiment
 from ttrl_repro.errors import Interrupted, UserError
 from ttrl_repro.evaluate import GREEDY, Protocol, evaluate, refuse_too_long
 from ttrl_repro.models import load_model
+from ttrl_repro.native.support import native_library, unsupported
 from ttrl_repro.processes import processes
 from ttrl_repro.progress import Progress
 from ttrl_repro.prompts import encode_prompts
@@ -103,6 +104,9 @@ def start(experiment: Experiment, folder: Path) -> Record:
     setup = prepare(experiment)
     state = processes()
     state.wait_for_everyone()  # nobody looks at the folder any more: the main process may fill it
+    native = native_library(setup.model)
+    if state.is_main_process and isinstance(native, str) and unsupported(setup.model) is None:
+        print(f"note: {native}, so this model runs in PyTorch alone, several times slower", file=sys.stderr)
     if state.is_main_process:
         Record.create(folder, experiment, _facts(setup))
     state.wait_for_everyone()
@@ -125,12 +129,13 @@ def resume(folder: Path) -> Record:
         for key in ("model", "task", "processes"):
             if record.manifest[key] != facts[key]:
                 raise UserError(f"{folder}: the run began with {key} {record.manifest[key]}, now it is {facts[key]}")
-        if record.manifest["threads"] != facts["threads"]:
-            print(
-                f"note: the run began with {record.manifest['threads']} threads, now there are {facts['threads']}: "
-                f"the result will agree to rounding, not bitwise",
-                file=sys.stderr,
-            )
+        for what in ("threads", "native"):
+            if record.manifest.get(what, facts[what]) != facts[what]:
+                print(
+                    f"note: the run began with {what} {record.manifest[what]}, now it is {facts[what]}: "
+                    f"the result will agree to rounding, not bitwise",
+                    file=sys.stderr,
+                )
         updates = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         state = processes()
         state.wait_for_everyone()
@@ -162,6 +167,7 @@ def _facts(setup: Setup) -> dict[str, Any]:
         "processes": processes().num_processes,
         "threads": torch.get_num_threads(),
         "engine": setup.engine.name,
+        "native": not isinstance(native_library(setup.model), str),
         "device": str(setup.model.device),
         "checkpoint_rule": "last",
     }

@@ -390,7 +390,8 @@ class TTRLTrainer(GRPOTrainer):
         """Whether rows without advantage leave the loss and its gradient as they are, whatever their number."""
         # Several processes gather metrics of every row: all must have equally many.
         return (
-            self.loss_type in SUMMED_LOSSES
+            self.experiment.train.skip_without_signal
+            and self.loss_type in SUMMED_LOSSES
             and self.beta == 0
             and processes().num_processes == 1
             and not (self._entropy_bonus_enabled or self.aux_loss_enabled or self.top_entropy_quantile < 1)

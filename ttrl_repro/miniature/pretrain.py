@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import time
 from pathlib import Path
@@ -23,6 +22,8 @@ from ttrl_repro.miniature.corpus import Document, documents
 from ttrl_repro.miniature.recipes import Architecture, Optimisation, Recipe
 from ttrl_repro.miniature.tokenizer import BOS, EOS, IDS, PAD, VOCABULARY, build_tokenizer
 from ttrl_repro.models import bases_folder
+from ttrl_repro.native.logprobs import LogProbs
+from ttrl_repro.native.support import native_library
 from ttrl_repro.progress import Progress
 from ttrl_repro.seeds import derive_seed, generator
 
@@ -100,9 +101,21 @@ def build_optimizers(model: Qwen3ForCausalLM, plan: Optimisation) -> list[torch.
     ]
 
 
-def compiling_pays(recipe: Recipe) -> bool:
-    """Whether torch.compile's minute is won back, and a C++ compiler is there to do it."""
-    return recipe.corpus.tokens >= 1_000_000 and shutil.which(os.environ.get("CXX", "g++")) is not None
+def loss_of(model: Qwen3ForCausalLM, docs: list[Document], native: LogProbs | None) -> torch.Tensor:
+    """Mean negative log-probability of the documents' completion tokens.
+
+    In fp32 by the native code; without it, by the model's own forward pass in bf16 autocast.
+    """
+    if native is not None:
+        completions = [doc.completion_ids for doc in docs]
+        logprobs, _ = native([doc.prompt_ids for doc in docs], completions, 1.0)
+        return -logprobs.sum() / sum(map(len, completions))
+    ids, labels = collate(docs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(input_ids=ids, use_cache=False).logits
+    return torch.nn.functional.cross_entropy(
+        logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE
+    )
 
 
 def pretrain(recipe: Recipe, seed: int, folder: Path, progress: Progress) -> dict[str, float | int | str]:
@@ -117,19 +130,15 @@ def pretrain(recipe: Recipe, seed: int, folder: Path, progress: Progress) -> dic
     schedule = batches(docs, plan.batch_tokens, seed)
     model = build_model(recipe.architecture, seed)
     optimizers = build_optimizers(model, plan)
-    forward = torch.compile(model, dynamic=True) if compiling_pays(recipe) else model
+    library = native_library(model)
+    native = None if isinstance(library, str) else LogProbs(model, library)
     started, losses = time.perf_counter(), []
     model.train()
     progress.start(f"pretraining {recipe.name}", len(schedule), unit="update")
     for update, rows in enumerate(schedule):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate_at(update, len(schedule), plan)
-        ids, labels = collate([docs[i] for i in rows])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = forward(input_ids=ids, use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(
-            logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE
-        )
+        loss = loss_of(model, [docs[i] for i in rows], native)
         model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), plan.gradient_clip)

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -13,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("qwen3.cpp")
+HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 FLAGS = (
     "-O3",
     "-march=native",
@@ -136,8 +138,9 @@ def load() -> ctypes.CDLL | str:
     if command is None:
         return "no C++ compiler (c++, g++ or $CXX) was found"
     version = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout
-    source = SOURCE.read_bytes()
-    names = (platform.machine(), _cpu(), version, *FLAGS)
+    source = b"".join(path.read_bytes() for path in (SOURCE, *HEADERS))
+    flags = (*FLAGS, *shlex.split(os.environ.get("CXXFLAGS", "")))
+    names = (platform.machine(), _cpu(), version, *flags)
     key = hashlib.sha256(source + "\0".join(names).encode()).hexdigest()[:16]
     path = cache_folder() / f"qwen3-{key}.so"
     if not path.is_file():
@@ -145,7 +148,7 @@ def load() -> ctypes.CDLL | str:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             partial = Path(folder) / path.name
             result = subprocess.run(
-                [command, *FLAGS, str(SOURCE), "-o", str(partial)],
+                [command, *flags, str(SOURCE), "-o", str(partial)],
                 capture_output=True,
                 text=True,
                 check=False,

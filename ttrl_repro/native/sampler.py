@@ -61,7 +61,7 @@ class NativeSampler:
         threads.together(
             [
                 partial(
-                    library.read_prompts,
+                    library.read_prompts_of,
                     weights.pointer,
                     ctypes.byref(c_prompts),
                     integer(cuts[i]),
@@ -116,7 +116,7 @@ class NativeSampler:
         threads.together(
             [
                 partial(
-                    library.sample,
+                    library.sample_rows,
                     weights.pointer,
                     ctypes.byref(c_prompts),
                     ctypes.byref(c_sampler),

@@ -42,6 +42,7 @@ class Weights:
         config = model.config
         self.state = state = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
         self.config = config
+        self.padding_id = model.get_input_embeddings().padding_idx
         self._alive: list[torch.Tensor] = []
         hidden, dim = config.hidden_size, config.head_dim
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
@@ -135,7 +136,10 @@ class Weights:
             found[f"{at}self_attn.q_norm.weight"] = folded[i, "q_norm"] * dim**-0.5
             found[f"{at}self_attn.k_norm.weight"] = folded[i, "k_norm"].clone()
         behind("model.norm.weight", {"lm_head.weight": folded[None, "head"][: config.vocab_size, :hidden]})
-        found["model.embed_tokens.weight"] = folded[None, "embedding"][:, :hidden].clone()
+        embedding = folded[None, "embedding"][:, :hidden].clone()
+        if self.padding_id is not None:
+            embedding[self.padding_id] = 0  # as torch.nn.Embedding does
+        found["model.embed_tokens.weight"] = embedding
         if config.tie_word_embeddings:
             found["model.embed_tokens.weight"] += found.pop("lm_head.weight")
         return found
