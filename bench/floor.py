@@ -21,7 +21,6 @@ import typer
 from bench.harness import RESULTS, Contestant, Measurement, Run, measure, spread, table, write
 from bench.ttrl_step import Steps
 from bench.worker import Worker
-from ttrl_repro.cli import prepare_process
 from ttrl_repro.models import load_model
 from ttrl_repro.native.library import load
 from ttrl_repro.progress import Progress
@@ -93,7 +92,6 @@ def main(
     out: Annotated[Path, typer.Option(help="folder of the results")] = RESULTS,
 ) -> None:
     """Measure, print and write."""
-    prepare_process()
     library = load()
     if isinstance(library, str):
         print(f"floor: only the native code is measured against it, and it is not used here: {library}")

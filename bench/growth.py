@@ -127,8 +127,9 @@ def main(
         resident, slope = memory(progress, Path(folder))
     lines += [
         "",
-        f"memory of {MEMORY_STEPS} steps of {MEMORY_MODEL}, {FEW} questions: {resident[0] / 2**20:,.0f} MiB after the "
-        f"first, {resident[-1] / 2**20:,.0f} MiB after the last; from step {MEMORY_FROM} on {slope:+.2f} MiB per 100 steps",
+        f"memory of {MEMORY_MODEL}, {FEW} questions: {resident[0] / 2**20:,.0f} MiB after step 1, "
+        f"{resident[-1] / 2**20:,.0f} MiB after step {MEMORY_STEPS}; "
+        f"from step {MEMORY_FROM} on {slope:+.2f} MiB per 100 steps",
     ]
     write("growth", lines, {**data, "resident_bytes": resident, "mib_per_100_steps": slope}, repeats, out)
 

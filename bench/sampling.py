@@ -17,7 +17,6 @@ import typer
 from bench.harness import RESULTS, ROOT, Contestant, measure, spread, table, write
 from bench.peers import Generate, best_rows
 from bench.worker import Worker
-from ttrl_repro.cli import prepare_process
 from ttrl_repro.config import Prompt
 from ttrl_repro.models import load_model, locate
 from ttrl_repro.progress import Progress
@@ -40,7 +39,6 @@ def main(
     out: Annotated[Path, typer.Option(help="folder of the results")] = RESULTS,
 ) -> None:
     """Measure, print and write the rates."""
-    prepare_process()
     lines: list[str] = []
     data: dict[str, Any] = {}
     for name in models or MODELS:

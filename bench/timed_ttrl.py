@@ -1,32 +1,29 @@
-"""The `ttrl` command with a clock: `python -m bench.timed_ttrl PHASES.json run experiments/demo.yaml ...`
+"""The `ttrl` command with a clock: `python -m bench.timed_ttrl START PHASES.json run experiments/demo.yaml ...`
 
-It does what `ttrl` does with the arguments behind the first, and writes the seconds of each phase to the first.
+It does what `ttrl` does with the arguments behind the second, and writes the seconds of each phase to PHASES.json.
+START: when the process was started, in seconds since the epoch.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 import time
+from pathlib import Path
 
-started = time.perf_counter()
-
-import json  # noqa: E402
-import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-from bench.phases import Phases  # noqa: E402
+from bench.phases import Phases
 
 
 def main() -> None:
     """Run the command, then write what it took."""
-    phases, target = Phases(), Path(sys.argv.pop(1))
+    phases, started, target = Phases(), float(sys.argv.pop(1)), Path(sys.argv.pop(1))
     from ttrl_repro import cli
 
-    cli.prepare_process()
     from ttrl_repro import run as runner
     from ttrl_repro.tracking import Mirror
     from ttrl_repro.trainer import TTRLTrainer
 
-    imported = time.perf_counter() - started
+    imported = time.time() - started
     phases.watch(runner, "prepare", "loading")
     phases.watch(runner._Session, "evaluate", "evaluation")
     phases.watch(runner._Session, "after_step", "record")
@@ -42,7 +39,7 @@ def main() -> None:
     try:
         cli.main()
     finally:
-        target.write_text(json.dumps({"imports": imported, **phases.take()}))
+        target.write_text(json.dumps({"start-up": imported, **phases.take()}))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from bench.harness import ROOT
 from bench.phases import Phases
 from bench.worker import Turns, only_answers_on_stdout, python
 from ttrl_repro import run as runner
-from ttrl_repro.cli import prepare_process
 from ttrl_repro.config import Experiment, load_experiment
 from ttrl_repro.miniature.pretrain import build_model
 from ttrl_repro.miniature.recipes import Architecture
@@ -167,7 +166,6 @@ def serve(steps: Steps, answers: IO[str], folder: Path) -> None:
 def main() -> None:
     """Serve steps."""
     answers = only_answers_on_stdout()
-    prepare_process()
     fields = json.loads(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder:
         serve(Steps(**{**fields, "overrides": tuple(fields["overrides"])}), answers, Path(folder) / "record")

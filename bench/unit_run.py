@@ -24,7 +24,7 @@ from ttrl_repro.progress import Progress
 from ttrl_repro.records import Record
 
 MODELS = ("mini-s", "mini-xs")
-PHASES = ("imports", "loading", "evaluation", "sampling", "voting", "training", "record", "W&B", "checkpoints", "rest")
+PHASES = ("start-up", "loading", "evaluation", "sampling", "voting", "training", "record", "W&B", "checkpoints", "rest")
 
 
 def unit_run(model: str, overrides: list[str]) -> Contestant:
@@ -35,9 +35,8 @@ def unit_run(model: str, overrides: list[str]) -> Contestant:
             phases, record = Path(folder) / "phases.json", Path(folder) / "record"
             command = ["run", str(EXPERIMENT), f"model={model}", *overrides, "--out", str(record)]
             started = time.perf_counter()
-            done = subprocess.run(
-                python("bench.timed_ttrl", str(phases), *command), cwd=ROOT, capture_output=True, text=True, check=False
-            )
+            timed = python("bench.timed_ttrl", str(time.time()), str(phases), *command)
+            done = subprocess.run(timed, cwd=ROOT, capture_output=True, text=True, check=False)
             seconds = time.perf_counter() - started
             if done.returncode:
                 raise RuntimeError(f"ttrl {' '.join(command)}: ended with {done.returncode}:\n{done.stderr[-3000:]}")

@@ -1,14 +1,15 @@
-"""Speed of voting beside math-verify, alternating in one run, on real sampled answers.
+"""Voting on real sampled answers beside math-verify.
 
-    python bench/voting.py [--answers ../shared/data/votes] [--repeats 5]
+    python -m bench.voting [--answers ../shared/data/votes] [--repeats 5]
 
 `--answers` is a folder of files as `ttrl votes` reads them, named aime2024_*.jsonl and math500_*.jsonl. Peers:
 
-- each distinct string once: parse every distinct string once with math-verify (over all questions), then
-  verify it against one answer of each class of its question: the sensible alternative;
-- pairwise: parse every answer, verify every pair of a question's answers. On every n-th question only, for time.
+- each distinct string once: parse every distinct string of a question once with math-verify, then verify it against one
+  answer of each class: the sensible alternative;
+- pairwise: parse every answer, verify every pair of a question's answers.
 
-Ours is timed cold (empty cache, worker not yet started) and warm. Writes bench/results/voting.json and .txt.
+Ours is timed cold (empty cache, worker not yet started) and warm, on all questions. A peer on all of them would take
+minutes: it gets every n-th, evenly over the files, and its times are a question's, too.
 """
 
 from __future__ import annotations
@@ -17,30 +18,28 @@ import itertools
 import json
 import logging
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from math_verify import parse, verify
 
+from bench.harness import RESULTS, Contestant, Run, measure, spread, table, timed, write
 from ttrl_repro.answers.canonical import forget
-from ttrl_repro.records import environment
+from ttrl_repro.progress import Progress
 from ttrl_repro.seeds import generator
 from ttrl_repro.votes import vote
 
-RESULTS = Path(__file__).resolve().parent / "results"
 STEP = (32, 64)  # questions and answers of the step that is timed
+# Every n-th question for the peers, by benchmark.
+EVERY = {
+    "aime2024": {"each distinct once": 5, "pairwise": 10},
+    "math500": {"each distinct once": 10, "pairwise": 50},
+}
+OURS = "ours, cold"
 
 Question = Sequence[str | None]
-
-
-def seconds(work: Callable[[Sequence[Question]], None], questions: Sequence[Question]) -> float:
-    """How long `work` takes on the questions."""
-    started = time.perf_counter()
-    work(questions)
-    return time.perf_counter() - started
 
 
 def ours(questions: Sequence[Question]) -> None:
@@ -50,15 +49,13 @@ def ours(questions: Sequence[Question]) -> None:
 
 
 def each_distinct_once(questions: Sequence[Question]) -> None:
-    """Every distinct string parsed once by math-verify, and verified against one answer of each class."""
-    parsed: dict[str, list[object]] = {}
+    """Every distinct string of a question parsed once by math-verify, and verified against one answer of each class."""
     for answers in questions:
         classes: list[list[object]] = []
         for answer in dict.fromkeys(answer for answer in answers if answer is not None):
-            if answer not in parsed:
-                parsed[answer] = parse(f"${answer}$")
-            if not any(verify(one, parsed[answer]) for one in classes):
-                classes.append(parsed[answer])
+            parsed = parse(f"${answer}$")
+            if not any(verify(one, parsed) for one in classes):
+                classes.append(parsed)
 
 
 def pairwise(questions: Sequence[Question]) -> None:
@@ -69,57 +66,85 @@ def pairwise(questions: Sequence[Question]) -> None:
             verify(one, other)
 
 
+def contestant(work: Callable[[Sequence[Question]], None], questions: Sequence[Question], cold: bool) -> Contestant:
+    """The work as a contestant; the amount is questions."""
+
+    def turn(_: int) -> Run:
+        if cold:
+            forget()
+        else:
+            work(questions)  # the turn before may have been another's
+        return timed(lambda _: (work(questions), len(questions))[1], 0)
+
+    return turn
+
+
+def steps(questions: Sequence[Question], cold: bool, benchmark: str) -> Contestant:
+    """A step's votes: STEP questions and answers, drawn anew for each repeat."""
+
+    def turn(repeat: int) -> Run:
+        rng = generator(repeat + 1, benchmark)
+        drawn = [questions[i][: STEP[1]] for i in rng.choice(len(questions), STEP[0], replace=False)]
+        forget()
+        if not cold:
+            ours(drawn)
+        return timed(lambda _: (ours(drawn), 1)[1], 0)
+
+    return turn
+
+
 def main(
     answers: Annotated[Path, typer.Option(help="folder of answer files")] = Path("../shared/data/votes"),
     repeats: Annotated[int, typer.Option(min=1)] = 5,
-    out: Annotated[Path, typer.Option()] = RESULTS / "voting.json",
+    out: Annotated[Path, typer.Option(help="folder of the results")] = RESULTS,
 ) -> None:
     """Measure, print and write the times."""
     logging.disable(logging.WARNING)  # math-verify's, for every answer that it cannot compare
-    results: dict[str, object] = {"environment": environment(), "repeats": repeats}
-    lines = []
-    for benchmark, every in (("aime2024", 1), ("math500", 10)):
-        files = sorted(answers.glob(f"{benchmark}_*.jsonl"))
-        if not files:
-            print(f"voting: no {benchmark}_*.jsonl in {answers}; give a folder with --answers")
-            return
-        questions = [json.loads(line)["answers"] for file in files for line in file.open(encoding="utf-8")]
-        times: dict[str, list[float]] = {"cold": [], "warm": [], "each distinct once": [], "pairwise": []}
-        steps: dict[str, list[float]] = {"cold": [], "warm": []}
-        for repeat in range(repeats):
-            rng = generator(repeat, benchmark)
-            forget()
-            times["cold"].append(seconds(ours, questions) / len(questions))
-            times["warm"].append(seconds(ours, questions) / len(questions))
-            times["each distinct once"].append(seconds(each_distinct_once, questions) / len(questions))
-            times["pairwise"].append(seconds(pairwise, questions[::every]) / len(questions[::every]))
-            step = [questions[i][: STEP[1]] for i in rng.choice(len(questions), STEP[0], replace=False)]
-            forget()
-            steps["cold"].append(seconds(ours, step))
-            steps["warm"].append(seconds(ours, step))
-        medians = {name: statistics.median(values) for name, values in times.items()}
-        results[benchmark] = {
-            "questions": len(questions),
-            "answers": sum(map(len, questions)),
-            "seconds_per_question": times,
-            "seconds_per_step": steps,
-        }
-        lines.append(f"{benchmark}: {len(questions)} questions, {sum(map(len, questions)):,} answers")
-        for name, values in times.items():
-            ratio = f"{medians[name] / medians['cold']:7,.0f} x ours, cold" if name not in ("cold", "warm") else ""
-            lines.append(
-                f"  {name if ratio else 'ours, ' + name:<20} median {1000 * medians[name]:10.3f} ms a question   "
-                f"range {1000 * min(values):10.3f} to {1000 * max(values):10.3f}   {ratio}".rstrip()
+    files = {benchmark: sorted(answers.glob(f"{benchmark}_*.jsonl")) for benchmark in EVERY}
+    missing = [benchmark for benchmark, found in files.items() if not found]
+    if missing:
+        print(f"voting: left out, no {missing[0]}_*.jsonl in {answers}; give a folder of answers with --answers")
+        return
+    lines: list[str] = []
+    data: dict[str, Any] = {}
+    with Progress() as progress:
+        for benchmark, every in EVERY.items():
+            lines_of = (line for file in files[benchmark] for line in file.open(encoding="utf-8"))
+            questions: list[Question] = [json.loads(line)["answers"] for line in lines_of]
+            given = {OURS: questions, "ours, warm": questions, **{peer: questions[::n] for peer, n in every.items()}}
+            measured = measure(
+                {
+                    OURS: contestant(ours, given[OURS], cold=True),
+                    "ours, warm": contestant(ours, given["ours, warm"], cold=False),
+                    "each distinct once": contestant(each_distinct_once, given["each distinct once"], cold=True),
+                    "pairwise": contestant(pairwise, given["pairwise"], cold=True),
+                    "a step, cold": steps(questions, True, benchmark),
+                    "a step, warm": steps(questions, False, benchmark),
+                },
+                repeats,
+                progress,
+                benchmark,
+                warm_up=False,
             )
-        lines.append(
-            f"  a step of {STEP[0]} questions x {STEP[1]} answers: "
-            f"{statistics.median(steps['cold']):.3f} s cold, {statistics.median(steps['warm']):.4f} s warm"
-        )
-    text = "\n".join(lines)
-    print(text)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    out.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
+            data[benchmark] = {"questions": len(questions), "every": every, "runs": measured.to_json()}
+            rows = [
+                [
+                    name,
+                    f"{len(asked):,}",
+                    spread([1000 * seconds for seconds in measured.seconds(name)], 3),
+                    str(measured.faster(OURS, name)) if name in every else "",
+                ]
+                for name, asked in given.items()
+            ]
+            lines += [
+                *([""] if lines else []),
+                f"{benchmark}: {len(questions)} questions, {sum(map(len, questions)):,} answers",
+                *table(["", "questions", "ms a question", f"{OURS}: times faster"], rows),
+                f"a step of {STEP[0]} questions x {STEP[1]} answers: "
+                f"{statistics.median(measured.seconds('a step, cold')):.3f} s cold, "
+                f"{statistics.median(measured.seconds('a step, warm')):.4f} s warm",
+            ]
+    write("voting", lines, data, repeats, out)
 
 
 if __name__ == "__main__":
