@@ -15,7 +15,7 @@ help:
 	@echo "make demo      one TTRL run on a laptop: table, record and figure (about 6 minutes)"
 	@echo "make test      lint, types and all tests (about 5 minutes)"
 	@echo "make figures   redraw every figure and table from the committed records"
-	@echo "make bench     sampling beside model.generate, voting beside math-verify"
+	@echo "make bench     every measurement of docs/performance.md (about 25 minutes)"
 	@echo "make controls  majority, oracle, permuted-label and format rewards, 3 replicates each (25 minutes)"
 
 venv: $(STAMP)
@@ -50,8 +50,7 @@ figures: venv
 	$(BIN)/python paper_figures/votes_on_real_answers.py
 
 bench: venv
-	$(BIN)/python bench/sampling.py
-	$(BIN)/python bench/voting.py
+	$(BIN)/python -m bench
 
 controls: venv
 	PATH="$(abspath $(BIN)):$$PATH" experiments/controls.sh runs/controls

@@ -43,20 +43,8 @@ Contestant = Callable[[int], "float | Run"]
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """A ratio of medians, and the range of the ratios within repeats."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
-
-
-@dataclass(frozen=True)
-class Slope:
-    """The slope of log seconds over log size, through medians, and the range of the repeats' slopes."""
+class Interval:
+    """Something of the medians (a ratio, a slope), and the range of the same within repeats."""
 
     value: float
     low: float
@@ -82,15 +70,11 @@ class Measurement:
         """Units of work per second, by repeat."""
         return [run.amount / run.seconds for run in self.runs[name]]
 
-    def details(self, name: str, key: str) -> float:
-        """Median over the repeats of a number that the contestant told beside its time."""
-        return statistics.median(run.details[key] for run in self.runs[name])
-
-    def faster(self, name: str, peer: str) -> Ratio:
+    def faster(self, name: str, peer: str) -> Interval:
         """How many times faster `name` is than `peer`."""
         mine, other = self.seconds(name), self.seconds(peer)
         paired = [b / a for a, b in zip(mine, other, strict=True)]
-        return Ratio(statistics.median(other) / statistics.median(mine), min(paired), max(paired))
+        return Interval(statistics.median(other) / statistics.median(mine), min(paired), max(paired))
 
     def to_json(self) -> dict[str, Any]:
         """Every run, for the results file."""
@@ -130,7 +114,7 @@ def timed(contestant: Contestant, repeat: int) -> Run:
     return done if isinstance(done, Run) else Run(done, seconds)
 
 
-def log_slope(sizes: Sequence[float], seconds: Sequence[Sequence[float]]) -> Slope:
+def log_slope(sizes: Sequence[float], seconds: Sequence[Sequence[float]]) -> Interval:
     """Least-squares slope of log seconds over log size; `seconds` holds the repeats of each size.
 
     Raises ValueError for fewer than two sizes.
@@ -142,7 +126,7 @@ def log_slope(sizes: Sequence[float], seconds: Sequence[Sequence[float]]) -> Slo
     log_SR = np.log(np.asarray(seconds, float))
     of_repeats = (x @ log_SR) / (x @ x)
     through_medians = float(x @ np.log(np.median(np.asarray(seconds, float), axis=1)) / (x @ x))
-    return Slope(through_medians, float(of_repeats.min()), float(of_repeats.max()))
+    return Interval(through_medians, float(of_repeats.min()), float(of_repeats.max()))
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:

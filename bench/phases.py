@@ -12,13 +12,14 @@ from typing import Any
 class Phases:
     """Seconds by phase. A phase inside another one is counted as itself alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
         self.seconds: Counter[str] = Counter()
         self._inside: list[str] = []
         self._since = 0.0
 
     def _switch(self) -> None:
-        now = time.perf_counter()
+        now = self.clock()
         if self._inside:
             self.seconds[self._inside[-1]] += now - self._since
         self._since = now

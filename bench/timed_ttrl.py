@@ -18,7 +18,6 @@ def main() -> None:
     """Run the command, then write what it took."""
     phases, started, target = Phases(), float(sys.argv.pop(1)), Path(sys.argv.pop(1))
     from ttrl_repro import cli
-
     from ttrl_repro import run as runner
     from ttrl_repro.tracking import Mirror
     from ttrl_repro.trainer import TTRLTrainer
