@@ -4,12 +4,13 @@
 
 `--answers` is a folder of files as `ttrl votes` reads them, named aime2024_*.jsonl and math500_*.jsonl. Peers:
 
-- each distinct string once: parse every distinct string of a question once with math-verify, then verify it against one
-  answer of each class: the sensible alternative;
+- each distinct string once: parse every distinct string once with math-verify (over all questions), then verify it
+  against one answer of each class of its question: the sensible alternative;
 - pairwise: parse every answer, verify every pair of a question's answers.
 
 Ours is timed cold (empty cache, worker not yet started) and warm, on all questions. A peer on all of them would take
-minutes: it gets every n-th, evenly over the files, and its times are a question's, too.
+minutes: it gets every n-th, which are the same questions of every file (so that strings repeat as often as in all of
+them), and its times are a question's, too.
 """
 
 from __future__ import annotations
@@ -49,13 +50,15 @@ def ours(questions: Sequence[Question]) -> None:
 
 
 def each_distinct_once(questions: Sequence[Question]) -> None:
-    """Every distinct string of a question parsed once by math-verify, and verified against one answer of each class."""
+    """Every distinct string parsed once by math-verify, and verified against one answer of each class."""
+    parsed: dict[str, list[object]] = {}
     for answers in questions:
         classes: list[list[object]] = []
         for answer in dict.fromkeys(answer for answer in answers if answer is not None):
-            parsed = parse(f"${answer}$")
-            if not any(verify(one, parsed) for one in classes):
-                classes.append(parsed)
+            if answer not in parsed:
+                parsed[answer] = parse(f"${answer}$")
+            if not any(verify(one, parsed[answer]) for one in classes):
+                classes.append(parsed[answer])
 
 
 def pairwise(questions: Sequence[Question]) -> None:
