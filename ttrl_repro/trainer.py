@@ -350,7 +350,8 @@ class TTRLTrainer(GRPOTrainer):
         super().log(logs, start_time)
         if self._pending is None:
             return
-        if self.model.dtype == torch.float32 and self.model.device.type == "cpu" and max(sampler_gap) > MOST_GAP:
+        exact = self.engine.full_precision and self.model.dtype == torch.float32 and self.model.device.type == "cpu"
+        if exact and max(sampler_gap) > MOST_GAP:
             raise RuntimeError(
                 f"step {self.steps_done}: the sampler's log-probabilities are up to {max(sampler_gap):.3g} off the "
                 f"trainer's, so it samples from another model; try rollout.engine=transformers, and report this"

@@ -85,9 +85,13 @@ class Samples:
 
 
 class Engine(Protocol):
-    """A way to sample completions from the live model (its weights are read at each call)."""
+    """A way to sample completions from the live model (its weights are read at each call).
+
+    full_precision: on a CPU it computes in fp32, as the trainer does; log-probabilities then agree to rounding.
+    """
 
     name: str
+    full_precision: bool
 
     def sample(
         self,

@@ -63,6 +63,7 @@ class CpuEngine:
     """
 
     name = "cpu"
+    full_precision = True
 
     def __init__(self, model: PreTrainedModel, eos_ids: list[int], pad_id: int, cache_bytes: int = CACHE_BYTES) -> None:
         reason = unsupported(model)
