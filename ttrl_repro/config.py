@@ -72,14 +72,15 @@ class Vllm(_Strict):
     mode: `colocate` holds vLLM in the training process, beside the live model; `server` asks a running
     `vllm serve` at server_host:server_port, waiting up to server_timeout seconds for it. The others are for
     colocate, since a server has its own flags. dtype: what vLLM computes in; `auto` is float32 on a CPU and
-    bfloat16 on a GPU. gpu_memory_utilization: the share of the GPU's memory (on a CPU: of the machine's) for
-    vLLM's weights and cache. max_model_len: most tokens of prompt and completion. max_num_seqs: most samples
-    in flight.
+    bfloat16 on a GPU. gpu_memory_utilization: the share of the GPU's memory for vLLM's weights and cache;
+    cpu_cache_gib: on a CPU, GiB for the cache. max_model_len: most tokens of prompt and completion.
+    max_num_seqs: most samples in flight.
     """
 
     mode: Literal["colocate", "server"] = "colocate"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     gpu_memory_utilization: float = Field(0.3, gt=0, lt=1)
+    cpu_cache_gib: float = Field(1.0, gt=0)
     max_model_len: int | None = Field(None, ge=2)
     max_num_seqs: int | None = Field(None, ge=1)
     server_host: str = "127.0.0.1"
@@ -215,13 +216,20 @@ class Experiment(_Strict):
     seeds: Seeds = Seeds()
     tracking: Tracking = Tracking()
 
+    @model_validator(mode="after")
+    def _temperatures_of_vllm(self) -> Experiment:
+        hottest = max(self.rollout.temperature, *self.evaluate.base_temperatures)
+        if self.rollout.engine == "vllm" and hottest > 2:
+            raise ValueError(f"vLLM samples at temperatures up to 2, not {hottest}")
+        return self
+
     def cell_hash(self) -> str:
         """12 hex digits that name the cell: equal for replicates, different for any other setting."""
         # Without defaults, so that a field added later leaves the hashes of older records as they are.
         content = self.model_dump(mode="json", exclude=set(NOT_HASHED), exclude_defaults=True)
         # Where a server listens and how much memory vLLM takes change no result.
         vllm = content.get("rollout", {}).get("vllm", {})
-        for name in [*(name for name in vllm if name.startswith("server_")), "gpu_memory_utilization"]:
+        for name in [*(name for name in vllm if name.startswith("server_")), "gpu_memory_utilization", "cpu_cache_gib"]:
             vllm.pop(name, None)
         if not vllm:
             content.get("rollout", {}).pop("vllm", None)

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from ttrl_repro.processes import processes
 from ttrl_repro.rollouts.base import Samples, Sampling
 
 OLDEST, TOO_NEW = Version("0.31"), Version("0.32")  # what is tested here, and the newest that TRL 1.16 supports
+HOTTEST = 2.0  # the temperature that vLLM takes
 CONNECTIONS = 256  # requests that a server gets at a time
 CPU_BLOCK = 32  # tokens per cache block on a CPU: only whole blocks of a prompt are shared, and vLLM's default is 128
 # vLLM sets these for processes that it starts; ours must not inherit them.
@@ -86,6 +87,8 @@ class VllmEngine:
         n_questions, n, _ = uniforms_QNT.shape
         if n_questions != len(prompts):
             raise ValueError(f"uniforms of shape {uniforms_QNT.shape} do not fit {len(prompts)} prompts")
+        if sampling.temperature > HOTTEST:
+            raise ValueError(f"vLLM samples at a temperature of at most {HOTTEST}, not {sampling.temperature}")
         if any(not prompt for prompt in prompts):
             raise ValueError("empty prompt: there is nothing to condition the first token on")
         current = fingerprint(self.model)
@@ -175,7 +178,13 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
 
 
 class _Colocated:
-    """vLLM in this process, one per training process, each on its process's own device."""
+    """vLLM in this process, one per training process, each on its process's own device.
+
+    vLLM keeps global state, so a process has one at a time: the next closes the last, which would otherwise tear
+    down the next one's state when it is garbage-collected.
+    """
+
+    last: ClassVar[_Colocated | None] = None
 
     def __init__(self, model: PreTrainedModel, settings: Vllm) -> None:
         on_cpu = model.device.type == "cpu"
@@ -189,7 +198,6 @@ class _Colocated:
         options: dict[str, Any] = {
             "model": model.name_or_path,
             "dtype": dtype,
-            "gpu_memory_utilization": settings.gpu_memory_utilization,
             "max_model_len": settings.max_model_len,
             "max_num_seqs": settings.max_num_seqs,
             "max_num_batched_tokens": 4096,  # as in TRL: vLLM's memory profiler is misled by its own high default
@@ -199,9 +207,14 @@ class _Colocated:
             "seed": 0,
         }
         if on_cpu:
-            options |= {"block_size": CPU_BLOCK, "enforce_eager": True}
+            cache = int(settings.cpu_cache_gib * 2**30)
+            options |= {"kv_cache_memory_bytes": cache, "block_size": CPU_BLOCK, "enforce_eager": True}
+        else:
+            options["gpu_memory_utilization"] = settings.gpu_memory_utilization
         if processes().num_processes > 1:
             options["distributed_executor_backend"] = "external_launcher"
+        if _Colocated.last is not None:
+            _Colocated.last.close()
         with _undisturbed(model.device):
             from vllm import LLM
 
@@ -210,6 +223,13 @@ class _Colocated:
             except ValueError as error:
                 reason = " ".join(str(error).split())[:400]
                 raise UserError(f"rollout.engine: 'vllm' cannot run {model.name_or_path} ({reason})") from error
+        _Colocated.last = self
+
+    def close(self) -> None:
+        """Give back memory and vLLM's global state; the engine cannot be used any more."""
+        _Colocated.last = None
+        self.llm.llm_engine.engine_core.shutdown()
+        self.llm = None
 
     def load(self, model: PreTrainedModel) -> None:
         # `load_weights` of a CPU's packed linear layers fails; a reload unpacks and repacks. The state dict has tied
