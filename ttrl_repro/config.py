@@ -66,6 +66,36 @@ class Answers(_Strict):
         return self
 
 
+class Vllm(_Strict):
+    """How the `vllm` engine runs.
+
+    mode: `colocate` holds vLLM in the training process, beside the live model; `server` asks a running
+    `vllm serve` at server_host:server_port, waiting up to server_timeout seconds for it. The others are for
+    colocate, since a server has its own flags. dtype: what vLLM computes in; `auto` is float32 on a CPU and
+    bfloat16 on a GPU. gpu_memory_utilization: the share of the GPU's memory for vLLM's weights and cache;
+    cpu_cache_gib: on a CPU, GiB for the cache. max_model_len: most tokens of prompt and completion.
+    max_num_seqs: most samples in flight.
+    """
+
+    mode: Literal["colocate", "server"] = "colocate"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    gpu_memory_utilization: float = Field(0.3, gt=0, lt=1)
+    cpu_cache_gib: float = Field(1.0, gt=0)
+    max_model_len: int | None = Field(None, ge=2)
+    max_num_seqs: int | None = Field(None, ge=1)
+    server_host: str = "127.0.0.1"
+    server_port: int = Field(8000, ge=1, le=65535)
+    server_timeout: float = Field(240.0, ge=0)
+
+    @model_validator(mode="after")
+    def _of_its_mode(self) -> Vllm:
+        for name, field in type(self).model_fields.items():
+            other = name != "mode" and name.startswith("server_") != (self.mode == "server")
+            if other and getattr(self, name) != field.default:
+                raise ValueError(f"{name} has no effect with mode {self.mode!r}")
+        return self
+
+
 class Rollout(_Strict):
     """Sampling for the vote: `votes` samples a question, of which a seeded draw of `trained` trains.
 
@@ -74,7 +104,7 @@ class Rollout(_Strict):
     after every `adaptive_chunk` samples, from `trained` on.
     """
 
-    engine: Literal["auto", "cpu", "transformers"] = "auto"
+    engine: Literal["auto", "cpu", "transformers", "vllm"] = "auto"
     votes: int = Field(64, ge=1)
     trained: int = Field(32, ge=2)
     temperature: float = Field(1.0, gt=0)
@@ -82,6 +112,7 @@ class Rollout(_Strict):
     max_new_tokens: int = Field(90, ge=1)
     adaptive_error: float | None = Field(None, ge=0, lt=1)
     adaptive_chunk: int = Field(8, ge=1)
+    vllm: Vllm = Vllm()
 
     @model_validator(mode="after")
     def _trained_of_votes(self) -> Rollout:
@@ -94,6 +125,10 @@ class Rollout(_Strict):
                 f"adaptive_error saves nothing unless trained ({self.trained}) and adaptive_chunk "
                 f"({self.adaptive_chunk}) are below votes ({self.votes})"
             )
+        if self.engine != "vllm" and self.vllm != Vllm():
+            raise ValueError(f"vllm has no effect with engine {self.engine!r}")
+        if self.engine == "vllm" and self.top_p < 1:
+            raise ValueError("top_p must be 1 with engine 'vllm', which has no log-probabilities from before top_p")
         return self
 
 
@@ -183,10 +218,23 @@ class Experiment(_Strict):
     seeds: Seeds = Seeds()
     tracking: Tracking = Tracking()
 
+    @model_validator(mode="after")
+    def _temperatures_of_vllm(self) -> Experiment:
+        hottest = max(self.rollout.temperature, *self.evaluate.base_temperatures)
+        if self.rollout.engine == "vllm" and hottest > 2:
+            raise ValueError(f"vLLM samples at temperatures up to 2, not {hottest}")
+        return self
+
     def cell_hash(self) -> str:
         """12 hex digits that name the cell: equal for replicates, different for any other setting."""
         # Without defaults, so that a field added later leaves the hashes of older records as they are.
         content = self.model_dump(mode="json", exclude=set(NOT_HASHED), exclude_defaults=True)
+        # Where a server listens and how much memory vLLM takes change no result.
+        vllm = content.get("rollout", {}).get("vllm", {})
+        for name in [*(name for name in vllm if name.startswith("server_")), "gpu_memory_utilization", "cpu_cache_gib"]:
+            vllm.pop(name, None)
+        if not vllm:
+            content.get("rollout", {}).pop("vllm", None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:

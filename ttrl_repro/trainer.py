@@ -295,7 +295,7 @@ class TTRLTrainer(GRPOTrainer):
         With several updates per rollout TRL asks the trainer's model for them; a sampler that computes in the
         trainer's precision has them already.
         """
-        self._old_logps_known = self.engine.exact and self.beta == 0
+        self._old_logps_known = self._sampler_is_exact and self.beta == 0
         try:
             batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         finally:
@@ -386,6 +386,12 @@ class TTRLTrainer(GRPOTrainer):
         return loss
 
     @property
+    def _sampler_is_exact(self) -> bool:
+        """Whether the sampler's log-probabilities are the trainer's to rounding: fp32 in both, on a CPU."""
+        on_cpu = bool(self.model.device.type == "cpu")
+        return self.engine.full_precision and self.model.dtype == torch.float32 and on_cpu
+
+    @property
     def _may_skip(self) -> bool:
         """Whether rows without advantage leave the loss and its gradient as they are, whatever their number."""
         # Several processes gather metrics of every row: all must have equally many.
@@ -410,7 +416,7 @@ class TTRLTrainer(GRPOTrainer):
         super().log(logs, start_time)
         if self._pending is None:
             return
-        if self.model.dtype == torch.float32 and self.model.device.type == "cpu" and max(sampler_gap) > MOST_GAP:
+        if self._sampler_is_exact and max(sampler_gap) > MOST_GAP:
             raise RuntimeError(
                 f"step {self.steps_done}: the sampler's log-probabilities are up to {max(sampler_gap):.3g} off the "
                 f"trainer's, so it samples from another model; try rollout.engine=transformers, and report this"

@@ -87,11 +87,11 @@ class Samples:
 class Engine(Protocol):
     """A way to sample completions from the live model (its weights are read at each call).
 
-    exact: it computes in the trainer's precision, so that its log-probabilities are the trainer's to rounding.
+    full_precision: on a CPU it computes in fp32, as the trainer does; log-probabilities then agree to rounding.
     """
 
     name: str
-    exact: bool
+    full_precision: bool
 
     def sample(
         self,

@@ -21,7 +21,7 @@ class CpuEngine:
     """
 
     name = "cpu"
-    exact = True  # fp32, as the trainer on a CPU
+    full_precision = True
 
     def __init__(self, model: PreTrainedModel, eos_ids: list[int], pad_id: int) -> None:
         reason = unsupported(model)

@@ -37,9 +37,9 @@ class GenerateEngine:
     """Samples from a live model through `model.generate`, whole questions at a time."""
 
     name = "transformers"
+    full_precision = True
 
     def __init__(self, model: PreTrainedModel, eos_ids: list[int], pad_id: int, rows: int = ROWS) -> None:
-        self.exact = model.device.type == "cpu"  # elsewhere in bf16, with another batch's rounding
         self.model, self.eos_ids, self.pad_id, self.rows = model, sorted(eos_ids), pad_id, rows
 
     @torch.inference_mode()
