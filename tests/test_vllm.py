@@ -61,15 +61,18 @@ class Lab:
         sampling = Sampling(temperature, top_p, T)
         return (engine or self.engine).sample([self.prompts[i] for i in ids], uniforms(seed, ids, n, T), sampling)
 
+    def logprobs(self, prompt: list[int], ids: list[int], temperature: float) -> torch.Tensor:
+        """The live model's own log-probabilities of a completion's tokens."""
+        with torch.no_grad():
+            logits = self.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+        return torch.log_softmax(logits / temperature, -1)[range(len(ids)), ids]
+
     def gap(self, samples: Samples, temperature: float) -> float:
         """The largest difference between the samples' log-probabilities and the live model's own."""
         worst = 0.0
         for q, prompt in enumerate(list(self.prompts.values())[: len(samples.lengths_QN)]):
             for n in range(samples.lengths_QN.shape[1]):
-                ids = samples.ids(q, n)
-                with torch.no_grad():
-                    logits = self.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
-                expected = torch.log_softmax(logits / temperature, -1)[range(len(ids)), ids]
+                expected = self.logprobs(prompt, samples.ids(q, n), temperature)
                 worst = max(worst, float((expected - torch.tensor(samples.logprobs(q, n))).abs().max()))
         return worst
 
@@ -168,6 +171,24 @@ def test_after_an_update_it_samples_from_the_updated_model(lab, names):
     again = lab.sample(4, 1.0)
     assert np.array_equal(again.tokens_QNT, stale.tokens_QNT)
     assert np.array_equal(again.logprobs_QNT, stale.logprobs_QNT)
+
+
+@needs_vllm
+def test_after_an_update_nothing_cached_is_left(lab):
+    """A prompt that fills blocks of the prefix cache: its states are those of the older weights."""
+    prompt = [token for ids in lab.prompts.values() for token in ids][:70]
+    request = ([prompt], uniforms(0, ["q"], 8, T), Sampling(1.0, 1.0, T))
+
+    def gap() -> float:
+        samples = lab.engine.sample(*request)
+        return max(
+            float((lab.logprobs(prompt, samples.ids(0, n), 1.0) - torch.tensor(samples.logprobs(0, n))).abs().max())
+            for n in range(8)
+        )
+
+    assert gap() < CLOSE
+    lab.update("")
+    assert gap() < CLOSE
 
 
 @needs_vllm
@@ -350,6 +371,21 @@ def test_a_whole_run_and_its_resumption(with_vllm, tmp_path):
     ]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, atol=1e-5, rtol=0)
+
+
+@needs_vllm
+def test_two_processes_with_a_vllm_each(with_vllm, tmp_path):
+    (tmp_path / "two.yaml").write_text(with_vllm.to_yaml())
+    command = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "ttrl_repro.cli", "run"]
+    done = subprocess.run(
+        [sys.executable, *command, str(tmp_path / "two.yaml"), "--out", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["processes"] == 2
+    assert [row["sampler_gap"] < CLOSE for row in read_jsonl(tmp_path / "run" / "metrics.jsonl")] == [True, True]
 
 
 @needs_vllm
