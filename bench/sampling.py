@@ -76,7 +76,7 @@ def one_model(name: str, repeats: int, stack: ExitStack) -> tuple[list[str], dic
     if VLLM.is_file():
         for dtype in ("float32", "bfloat16"):
             worker = Worker(
-                [str(VLLM), "bench/vllm_worker.py", locate(name), "--dtype", dtype],
+                [str(VLLM), "-P", "bench/vllm_worker.py", locate(name), "--dtype", dtype],
                 {"votes": VOTES, "max_new_tokens": MAX_NEW_TOKENS},
                 amount="tokens",
                 opening={"prompts": listed, "eos": eos},

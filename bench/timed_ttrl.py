@@ -19,6 +19,7 @@ def main() -> None:
     phases, started, target = Phases(), float(sys.argv.pop(1)), Path(sys.argv.pop(1))
     from ttrl_repro import cli
     from ttrl_repro import run as runner
+    from ttrl_repro.records import Record
     from ttrl_repro.tracking import Mirror
     from ttrl_repro.trainer import TTRLTrainer
 
@@ -27,6 +28,8 @@ def main() -> None:
     phases.watch(runner._Session, "evaluate", "evaluation")
     phases.watch(runner._Session, "after_step", "record")
     phases.watch(runner._Session, "predict", "record")
+    phases.watch(Record, "close", "record")
+    phases.watch(cli, "print_outcome", "table")
     phases.watch(Mirror, "__init__", "W&B")
     phases.watch(Mirror, "log", "W&B")
     phases.watch(Mirror, "close", "W&B")

@@ -24,7 +24,19 @@ from ttrl_repro.progress import Progress
 from ttrl_repro.records import Record
 
 MODELS = ("mini-s", "mini-xs")
-PHASES = ("start-up", "loading", "evaluation", "sampling", "voting", "training", "record", "W&B", "checkpoints", "rest")
+PHASES = (
+    "start-up",
+    "loading",
+    "evaluation",
+    "sampling",
+    "voting",
+    "training",
+    "record",
+    "W&B",
+    "checkpoints",
+    "table",
+    "rest",
+)
 
 
 def unit_run(model: str, overrides: list[str]) -> Contestant:

@@ -33,7 +33,7 @@ def test_rates_and_seconds_are_per_unit_of_work():
 def test_a_ratio_is_of_medians_and_its_range_of_the_repeats():
     # Medians 2 and 8; within repeats 8/1, 10/2, 6/4.
     ratio = measured(ours=[1.0, 2.0, 4.0], peer=[8.0, 10.0, 6.0]).faster("ours", "peer")
-    assert (ratio.value, ratio.low, ratio.high) == (4.0, 1.5, 8.0)
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((4.0, 1.5, 8.0))
 
 
 def test_contestants_need_equally_many_repeats():
