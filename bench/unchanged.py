@@ -4,9 +4,9 @@
 
 A replicate is a question draw and an RL seed, run twice as a process of its own: once as it comes, and once
 with the native code and the skipping of samples without signal turned off (PyTorch's sampler and forward pass).
-Both pick tokens from the same uniform numbers, so they part only where rounding does. "No difference" means that
-the 90 % interval of the mean paired difference in final avg@16 lies inside +-.02 (two one-sided tests at 5 %).
-Finished runs are kept, others resumed. Writes bench/results/unchanged.json and .txt.
+Both pick tokens from the same uniform numbers, so they part only where rounding does, and it says how far. "No
+difference" means that the 90 % interval of the mean paired difference in final avg@16 lies inside +-.02 (two
+one-sided tests at 5 %). Finished runs are kept, others resumed. Writes bench/results/unchanged.json and .txt.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Annotated
 import numpy as np
 import pyarrow.parquet as pq
 import typer
+from safetensors.torch import load_file
 from scipy import stats as scipy_stats
 
 from ttrl_repro.records import Record
@@ -71,6 +72,23 @@ def final_avg(folder: Path) -> float:
     return avg_at_k(codes[:, : experiment.evaluate.k])
 
 
+def apart(fast: Path, plain: Path) -> tuple[int, int, float]:
+    """Final answers that differ, final answers, and the largest difference of a weight: the arms are two programs."""
+    tables = [
+        pq.read_table(newest(folder / "eval", "step-*.parquet"))["answer"].to_pylist() for folder in (fast, plain)
+    ]
+    weights = [
+        load_file(newest(folder / "checkpoints", "checkpoint-*") / "model.safetensors") for folder in (fast, plain)
+    ]
+    largest = max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0])
+    return sum(a != b for a, b in zip(*tables, strict=True)), len(tables[0]), largest
+
+
+def newest(folder: Path, pattern: str) -> Path:
+    """The file or folder with the greatest number in its name."""
+    return max(folder.glob(pattern), key=lambda path: int(path.stem.rpartition("-")[2]))
+
+
 def main(
     replicates: Annotated[int, typer.Option(min=2)] = 10,
     model: Annotated[str, typer.Option(help="which model")] = "mini-xs",
@@ -80,12 +98,14 @@ def main(
     """Run what is missing, then compare, print and write."""
     found: dict[str, list[float]] = {arm: [] for arm in ARMS}
     seconds: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    distances = []
     for replicate in range(replicates):
-        for arm in ARMS:
-            folder = runs / f"{model}-{arm}-r{replicate}"
+        folders = {arm: runs / f"{model}-{arm}-r{replicate}" for arm in ARMS}
+        for arm, folder in folders.items():
             run(folder, arm, model, replicate)
             found[arm].append(final_avg(folder))
             seconds[arm].append(Record.reopen(folder).manifest["cost"]["seconds"])
+        distances.append(apart(*folders.values()))
     difference = np.array(found["fast"]) - np.array(found["plain"])
     error = difference.std(ddof=1) / np.sqrt(replicates)
     half = scipy_stats.t.ppf(0.95, replicates - 1) * error
@@ -96,6 +116,8 @@ def main(
         *(f"  {arm:5}  mean {np.mean(found[arm]):.4f}   {np.median(seconds[arm]):5.0f} s in steps" for arm in ARMS),
         f"  fast - plain: {difference.mean():+.4f}, 90 % interval [{low:+.4f}, {high:+.4f}], "
         f"{verdict} +-{EQUIVALENT}; largest {np.abs(difference).max():.4f}",
+        f"  of {sum(count for _, count, _ in distances):,} answers of the final evaluations "
+        f"{sum(different for different, _, _ in distances)} differ; weights differ by up to {max(largest for _, _, largest in distances):.1e}",
     ]
     print("\n".join(lines))
     out.parent.mkdir(parents=True, exist_ok=True)
