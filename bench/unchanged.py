@@ -111,13 +111,15 @@ def main(
     half = scipy_stats.t.ppf(0.95, replicates - 1) * error
     low, high = difference.mean() - half, difference.mean() + half
     verdict = "inside" if low > -EQUIVALENT and high < EQUIVALENT else "NOT inside"
+    different, answers, largest = (
+        f(column) for f, column in zip((sum, sum, max), zip(*distances, strict=True), strict=True)
+    )
     lines = [
         f"{model}, {replicates} paired replicates, final avg@16 on the trained questions",
         *(f"  {arm:5}  mean {np.mean(found[arm]):.4f}   {np.median(seconds[arm]):5.0f} s in steps" for arm in ARMS),
         f"  fast - plain: {difference.mean():+.4f}, 90 % interval [{low:+.4f}, {high:+.4f}], "
         f"{verdict} +-{EQUIVALENT}; largest {np.abs(difference).max():.4f}",
-        f"  of {sum(count for _, count, _ in distances):,} answers of the final evaluations "
-        f"{sum(different for different, _, _ in distances)} differ; weights differ by up to {max(largest for _, _, largest in distances):.1e}",
+        f"  of {answers:,} answers of the final evaluations {different} differ; weights differ by up to {largest:.1e}",
     ]
     print("\n".join(lines))
     out.parent.mkdir(parents=True, exist_ok=True)
