@@ -1,6 +1,6 @@
 """vLLM as a peer of the sampling bench: a process that loads a model and samples on request.
 
-    python bench/vllm_worker.py MODEL [--dtype float32|bfloat16] [--max-num-seqs N] [--eager] [--cache-gib N]
+    python bench/vllm_worker.py MODEL [--dtype float32|bfloat16] [--max-num-seqs N] [--eager] ...
 
 to be run with the Python of `make vllm-env`; MODEL is the folder of a saved model. It talks in lines of JSON.
 First line in: {"prompts": [[token ids], ...], "eos": [token ids]}; out: {"ready": true, ...}. Then, for every line
@@ -27,8 +27,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--max-num-seqs", type=int, default=1024)
-    parser.add_argument("--max-num-batched-tokens", type=int, default=8192)
+    parser.add_argument("--max-num-seqs", type=int, default=2048)
+    parser.add_argument("--max-num-batched-tokens", type=int, default=32768)
     parser.add_argument("--block-size", type=int, default=32)
     parser.add_argument("--cache-gib", type=float, default=2.0)
     parser.add_argument("--eager", action="store_true", help="without torch.compile")

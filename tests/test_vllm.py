@@ -376,7 +376,7 @@ def test_a_whole_run_and_its_resumption(with_vllm, tmp_path):
 @needs_vllm
 def test_two_processes_with_a_vllm_each(with_vllm, tmp_path):
     (tmp_path / "two.yaml").write_text(with_vllm.to_yaml())
-    command = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "ttrl_repro.cli", "run"]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "ttrl_repro.cli", "run"]
     done = subprocess.run(
         [sys.executable, *command, str(tmp_path / "two.yaml"), "--out", str(tmp_path / "run")],
         capture_output=True,
