@@ -4,7 +4,8 @@
 
 mini-s on the first tokens of its corpus, in the recipe's batches. The plain loop is what one would write first: the
 model's own loss on padded batches, AdamW, gradient clipping; in fp32, and in bf16 autocast. Rates are of tokens without
-padding. What a loop learns per token is another matter (the project's optimizer is Muon: docs/lab_notes.md).
+padding. The project's optimizer (Muon) takes more time than AdamW and needs fewer tokens (docs/lab_notes.md); the last
+contestant is the plain loop with it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import typer
 
 from bench.harness import RESULTS, Contestant, Run, measure, spread, table, write
 from ttrl_repro.miniature.corpus import documents
-from ttrl_repro.miniature.pretrain import batches, build_model, collate, pretrain
+from ttrl_repro.miniature.pretrain import batches, build_model, build_optimizers, collate, pretrain
 from ttrl_repro.miniature.recipes import Recipe, load_recipe
 from ttrl_repro.progress import Progress
 
@@ -42,22 +43,24 @@ def ours(recipe: Recipe) -> Contestant:
     return work
 
 
-def plain(recipe: Recipe, bf16: bool) -> Contestant:
-    """A plain loop on the same batches."""
+def plain(recipe: Recipe, bf16: bool, own: bool = False) -> Contestant:
+    """A plain loop on the same batches. `own`: with the project's optimizers instead of AdamW."""
     docs, plan = documents(recipe.corpus, 0), recipe.optimisation
     schedule = [collate([docs[i] for i in rows]) for rows in batches(docs, plan.batch_tokens, 0)]
     tokens = sum(len(doc.prompt_ids) + len(doc.completion_ids) for doc in docs)
 
     def work(_: int) -> float:
         model = build_model(recipe.architecture, 0).train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+        adam = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+        optimizers = build_optimizers(model, plan) if own else [adam]
         for ids, labels in schedule:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
                 loss = model(input_ids=ids, labels=labels, use_cache=False).loss
-            optimizer.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), plan.gradient_clip)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
         return tokens
 
     return work
