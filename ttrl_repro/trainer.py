@@ -377,7 +377,7 @@ class TTRLTrainer(GRPOTrainer):
         if self._may_skip:
             inputs, share = with_signal(inputs)
         loss = super()._compute_loss(model, inputs)
-        if share < 1:
+        if share < 1 and "clip_ratio/region_mean" in self._metrics["train"]:  # a clipped loss
             # TRL's mean is over the rows it saw; a row without advantage is never clipped.
             self._metrics["train"]["clip_ratio/region_mean"][-1] *= share
         if self._pending is not None and self._step % self.plan.forwards_per_step < self.plan.accumulation:
