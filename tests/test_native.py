@@ -15,9 +15,9 @@ from ttrl_repro.miniature.recipes import Architecture
 from ttrl_repro.native import library as native
 from ttrl_repro.native import threads
 from ttrl_repro.native.logprobs import LogProbs
-from ttrl_repro.native.sampler import ROWS, NativeSampler
 from ttrl_repro.native.support import native_library
 from ttrl_repro.rollouts import Sampling, uniforms
+from ttrl_repro.rollouts.native_decoder import NativeDecoder
 from ttrl_repro.rollouts.torch_decoder import TorchDecoder
 
 LIBRARY = native.load()
@@ -150,6 +150,73 @@ def test_a_backward_pass_whose_memory_is_gone_is_refused():
 
 
 @needs_native
+def test_a_parameter_changed_before_the_backward_pass_is_refused():
+    model, (prompts, completions) = random_model("plain"), random_rows()
+    found, _ = LogProbs(model, LIBRARY)(prompts, completions, 1.0)
+    with torch.no_grad():
+        model.model.norm.weight.mul_(1.5)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        found.sum().backward()
+
+
+@needs_native
+def test_an_interrupted_pass_has_used_the_memory(monkeypatch):
+    model, (prompts, completions) = random_model("plain"), random_rows()
+    logprobs = LogProbs(model, LIBRARY)
+    first, _ = logprobs(prompts, completions, 1.0)
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threads, "together", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        logprobs(prompts, completions, 1.0)
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="used by a later one"):
+        first.sum().backward()
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("prompts", "completions", "message"),
+    [
+        ([[1], []], [[2], [3]], "an empty prompt"),
+        ([[1] * 100], [[2] * 61], "161 tokens exceed the model's 160 positions"),
+        ([[1, 22]], [[2]], "outside the vocabulary of 22"),
+        ([[1, 2]], [[22]], "outside the vocabulary of 22"),
+        ([[1, 2]], [[3, -1]], "outside the vocabulary of 22"),
+    ],
+)
+def test_rows_that_would_reach_outside_the_model_s_memory(prompts, completions, message):
+    with pytest.raises(ValueError, match=message):
+        LogProbs(random_model("plain"), LIBRARY)(prompts, completions, 1.0)
+
+
+@needs_native
+def test_frozen_parameters_get_no_gradient():
+    model, (prompts, completions) = random_model("plain"), random_rows()
+    model.model.norm.weight.requires_grad_(False)
+    LogProbs(model, LIBRARY)(prompts, completions, 1.0)[0].sum().backward()
+    assert model.model.norm.weight.grad is None
+    assert model.model.embed_tokens.weight.grad.norm() > 0
+
+
+def test_a_forked_child_has_threads_of_its_own():
+    script = (
+        "import os\n"
+        "from ttrl_repro.native import threads\n"
+        "threads.together([int, int])\n"
+        "child = os.fork()\n"
+        "threads.together([int, int])\n"
+        "if child == 0:\n"
+        "    os._exit(7)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.strip() == "7"
+
+
+@needs_native
 def test_without_gradient_no_graph_is_built():
     model, (prompts, completions) = random_model("plain"), random_rows()
     with torch.no_grad():
@@ -168,12 +235,12 @@ def sampled(decoder, tokens=40, n=150, sampling=None):
 @needs_native
 @pytest.mark.parametrize("top_p", [1.0, 0.9, 0.3, 1e-6])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_same_tokens_as_in_pytorch(shape, top_p):
+def test_the_same_tokens_as_in_pytorch(shape, top_p, monkeypatch):
     model, eos = random_model(shape), [0, 7]
+    monkeypatch.setattr("ttrl_repro.rollouts.native_decoder.ROWS", 7)  # slots are filled again and again
     wanted = Sampling(0.8, top_p, 40)
-    ours = sampled(NativeSampler(model, eos, LIBRARY), sampling=wanted)
+    ours = sampled(NativeDecoder(model, eos, LIBRARY), sampling=wanted)
     theirs = sampled(TorchDecoder(model, eos, 0), sampling=wanted)
-    assert ours.tokens_QNT.size > 4 * ROWS * 2  # slots were filled again
     same = (ours.tokens_QNT == theirs.tokens_QNT).all(-1)
     assert same.mean() > 0.99  # a uniform number at a token's edge may fall to either side of rounding
     assert np.array_equal(ours.lengths_QN[same], theirs.lengths_QN[same])
@@ -185,30 +252,54 @@ def test_the_same_tokens_as_in_pytorch(shape, top_p):
 @needs_native
 def test_samples_are_bitwise_the_same_in_any_company_and_on_any_number_of_threads():
     model = random_model("many heads")
-    decoder = NativeSampler(model, [0], LIBRARY)
+    decoder = NativeDecoder(model, [0], LIBRARY)
     before = torch.get_num_threads()
     together = sampled(decoder)
+    on_threads = {}
     prompt, noise = list(range(20)), uniforms(5, [str(list(range(20)))], 3, 40)
     alone = decoder.sample([prompt], noise, Sampling(1.0, 1.0, 40), lambda _: None)
     try:
-        torch.set_num_threads(1)
-        one_thread = sampled(decoder)
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            on_threads[count] = sampled(decoder)
     finally:
         torch.set_num_threads(before)
     assert np.array_equal(together.logprobs_QNT[2, :3], alone.logprobs_QNT[0])
     assert np.array_equal(together.entropies_QNT[2, :3], alone.entropies_QNT[0])
-    assert np.array_equal(together.logprobs_QNT, one_thread.logprobs_QNT)
+    for samples in on_threads.values():
+        assert np.array_equal(together.tokens_QNT, samples.tokens_QNT)
+        assert np.array_equal(together.logprobs_QNT, samples.logprobs_QNT)
+
+
+@needs_native
+@pytest.mark.parametrize("limit", [1, 30])
+def test_extremes_of_sampling(limit, monkeypatch):
+    """More questions than rows at a time, no end-of-sequence token, one token, weights that are not numbers."""
+    monkeypatch.setattr("ttrl_repro.rollouts.native_decoder.ROWS", 3)
+    model = random_model("plain")
+    prompts = [[i % VOCABULARY] * (1 + i % 5) for i in range(40)]
+    noise = uniforms(0, [str(i) for i in range(40)], 1, limit)
+    wanted = Sampling(1.0, 1.0, limit)
+    ours = NativeDecoder(model, [], LIBRARY).sample(prompts, noise, wanted, lambda _: None)
+    theirs = TorchDecoder(model, [], 0).sample(prompts, noise, wanted, lambda _: None)
+    assert ours.n_tokens == 40 * limit
+    assert not ours.finished_QN.any()
+    assert (ours.tokens_QNT == theirs.tokens_QNT).all(-1).mean() > 0.9
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    broken = NativeDecoder(model, [], LIBRARY).sample(prompts, noise, wanted, lambda _: None)
+    assert np.isnan(broken.logprobs_QNT).all()
 
 
 @needs_native
 def test_finished_samples_are_reported():
     seen = []
-    decoder = NativeSampler(random_model("plain"), [0], LIBRARY)
+    decoder = NativeDecoder(random_model("plain"), [0], LIBRARY)
     decoder.sample([[1], [2]], uniforms(0, ["a", "b"], 70, 30), Sampling(1.0, 1.0, 30), seen.append)
     assert sum(seen) == 140
 
 
-def test_together_waits_for_every_call_before_it_raises():
+def test_together_waits_for_every_call_before_it_raises(monkeypatch):
     release, ended = threading.Event(), []
 
     def slow():
@@ -224,14 +315,27 @@ def test_together_waits_for_every_call_before_it_raises():
     with pytest.raises(KeyboardInterrupt):
         threads.together([slow, slow], look=interrupt, abandon=release.set)
     assert ended == ["slow", "slow"]
+    release.clear()
+    interrupts = iter([KeyboardInterrupt, KeyboardInterrupt])
+    inner = threads.wait
+
+    def interrupted(*arguments, **named):
+        for kind in interrupts:
+            raise kind
+        return inner(*arguments, **named)
+
+    monkeypatch.setattr(threads, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        threads.together([slow], abandon=release.set)
+    assert len(ended) == 3
     with pytest.raises(ValueError, match="broken"):
         threads.together([broken, slow])
-    assert len(ended) == 3
+    assert len(ended) == 4
 
 
 @needs_native
 def test_an_interrupted_request_ends_early_and_the_next_one_is_whole():
-    decoder = NativeSampler(random_model("plain"), [], LIBRARY)
+    decoder = NativeDecoder(random_model("plain"), [], LIBRARY)
 
     def interrupt(_):
         raise KeyboardInterrupt
@@ -265,11 +369,35 @@ def loaded(cache, **variables):
 def test_without_a_compiler_it_says_why(tmp_path):
     assert loaded(tmp_path, TTRL_NATIVE="0") == "TTRL_NATIVE=0 is set"
     assert loaded(tmp_path, PATH="/nonexistent").startswith("no C++ compiler")
+    assert loaded(tmp_path, CXX="/nonexistent/c++ -O1") == "$CXX names /nonexistent/c++, which is not on the path"
     fake = tmp_path / "c++"
     fake.write_text("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho 'no such option: -march' >&2; exit 1\n")
     fake.chmod(0o755)
     assert loaded(tmp_path, CXX=str(fake)) == f"{fake} could not compile it: no such option: -march"
     assert not list((tmp_path / "ttrl-repro" / "native").iterdir())  # nothing half-made stays
+
+
+@needs_native
+def test_a_cache_that_cannot_be_used(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert loaded(tmp_path / "file") == "loaded"
+    assert loaded("/proc/nope") == "loaded"
+    assert loaded(tmp_path) == "loaded"
+    (made,) = (tmp_path / "ttrl-repro" / "native").iterdir()
+    made.write_text("no library")
+    assert loaded(tmp_path) == "loaded"
+    assert made.stat().st_size > 5000  # it was made again
+
+
+@needs_native
+def test_compiler_options_cannot_change_the_arithmetic(tmp_path):
+    options = "-ffast-math -fvisibility=hidden"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "TTRL_CXXFLAGS": options}
+    test = f"{__file__}::{test_log_probabilities_entropies_and_gradients_are_pytorch_s.__name__}"
+    command = [sys.executable, "-m", "pytest", "-o", "addopts=-q", "-p", "no:cacheprovider", test]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+    assert " passed" in result.stdout
 
 
 @needs_native
@@ -286,7 +414,7 @@ def test_it_is_compiled_once(tmp_path):
 @pytest.mark.parametrize(("options", "width"), [("-mno-avx512f", 8), ("-mno-avx", 4)])
 def test_narrower_vectors(tmp_path, options, width):
     """The code for older processors, by the tests above."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "CXXFLAGS": options}
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "TTRL_CXXFLAGS": options}
     script = "from ttrl_repro.native.library import load; print(load().vector_width())"
     found = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     if native.load().vector_width() >= width:

@@ -7,12 +7,12 @@ from scipy import stats as scipy_stats
 
 from ttrl_repro.errors import UserError
 from ttrl_repro.native.library import load
-from ttrl_repro.native.sampler import NativeSampler
 from ttrl_repro.native.support import unsupported
 from ttrl_repro.rollouts import Sampling, end_of_sequence_ids, make_engine, uniforms
 from ttrl_repro.rollouts.base import pick
 from ttrl_repro.rollouts.cpu import CpuEngine
 from ttrl_repro.rollouts.generate import GenerateEngine
+from ttrl_repro.rollouts.native_decoder import NativeDecoder
 from ttrl_repro.rollouts.torch_decoder import TorchDecoder
 
 PROMPTS = ["1+2=", "47+36*7=", "5-3=", "12*3+44%5-6="]  # four lengths: padding and its mask are in play
@@ -50,7 +50,7 @@ def engines(model, tokenizer, batches=1):
 
 def test_the_decoder_is_the_one_asked_for(tiny_model, tokenizer, decoder):
     engine, _ = engines(tiny_model, tokenizer)
-    assert isinstance(engine.decoder, NativeSampler if decoder == "native" else TorchDecoder)
+    assert isinstance(engine.decoder, NativeDecoder if decoder == "native" else TorchDecoder)
     assert engine.slower == (None if decoder == "native" else "the test wants it off")
 
 

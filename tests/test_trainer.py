@@ -11,6 +11,7 @@ from ttrl_repro.config import Experiment
 from ttrl_repro.errors import UserError
 from ttrl_repro.models import load_model
 from ttrl_repro.native.library import load
+from ttrl_repro.native.weights import Weights
 from ttrl_repro.prompts import encode_prompts
 from ttrl_repro.rollouts import make_engine
 from ttrl_repro.tasks import load_task
@@ -165,6 +166,31 @@ def test_the_native_gradient_is_that_of_the_model_s_own_forward_pass(tmp_path, m
         pytest.skip(f"the native code is not available: {load()}")
     assert native._native
     assert_same_gradient(native.gradients[0], plain.gradients[0])
+
+
+@pytest.mark.parametrize("factor", [1.05, float("nan")])
+def test_a_wrong_copy_of_the_weights_is_noticed_though_sampler_and_update_share_it(tmp_path, monkeypatch, factor):
+    if isinstance(load(), str):
+        pytest.skip(f"the native code is not available: {load()}")
+    panels = Weights._panels
+    monkeypatch.setattr(Weights, "_panels", lambda self, weight, width: panels(self, weight * factor, width))
+    trainer, _ = make(change(train={"steps": 1}), tmp_path)
+    with pytest.raises(RuntimeError, match="samples from another model"):
+        trainer.train()
+
+
+def test_the_native_code_and_a_kl_term(tmp_path, monkeypatch):
+    """The second update has moved away from the base: its weights are the reference model's own."""
+    settings = {"algorithm": {"kl": 0.05}, "train": {"steps": 1, "updates_per_step": 2}}
+    native, ours = make(change(**settings), tmp_path / "a")
+    native.train()
+    monkeypatch.setattr("ttrl_repro.trainer.native_library", lambda _: "the test wants it off")
+    plain, theirs = make(change(**settings), tmp_path / "b")
+    plain.train()
+    for found, expected in zip(native.gradients, plain.gradients, strict=True):
+        assert (flat(found) - flat(expected)).norm() / flat(expected).norm() < 1e-3
+    assert ours[0].metrics["kl"] == pytest.approx(theirs[0].metrics["kl"], rel=1e-3)
+    assert theirs[0].metrics["kl"] > 1e-3
 
 
 @pytest.mark.parametrize("updates", [1, 2])

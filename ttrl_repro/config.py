@@ -145,8 +145,9 @@ class Train(_Strict):
 
     questions_per_step: None takes the whole task. microbatch: the most samples per forward pass (None: all
     of an update's); the largest size that divides an update is taken. It bounds memory and does not
-    change the loss. gradient_checkpointing: less memory, more time. skip_without_signal: samples whose
-    advantage is 0 (a group whose rewards are all equal) are left out of the update, which they do not change.
+    change the loss. gradient_checkpointing: less memory, more time (the native code ignores it).
+    skip_without_signal: samples whose advantage is 0 (a group whose rewards are all equal) are left out of
+    the update, which they do not change.
     """
 
     steps: int = Field(40, ge=1)

@@ -118,7 +118,7 @@ def loss_of(model: Qwen3ForCausalLM, docs: list[Document], native: LogProbs | No
     )
 
 
-def pretrain(recipe: Recipe, seed: int, folder: Path, progress: Progress) -> dict[str, float | int | str]:
+def pretrain(recipe: Recipe, seed: int, folder: Path, progress: Progress) -> dict[str, float | int | str | bool]:
     """Train a base and write it to `folder` (bf16 safetensors, tokenizer, `recipe.json`).
 
     Returns a summary (tokens, seconds, final loss), which is also in `recipe.json`.
@@ -147,13 +147,14 @@ def pretrain(recipe: Recipe, seed: int, folder: Path, progress: Progress) -> dic
         losses.append(loss.item())
         progress.advance(note=f"loss {losses[-1]:.3f}")
     tail = losses[-max(1, len(losses) // 20) :]
-    summary: dict[str, float | int | str] = {
+    summary: dict[str, float | int | str | bool] = {
         "name": recipe.name,
         "base_seed": seed,
         "parameters": model.num_parameters(),
         "documents": len(docs),
         "tokens": sum(len(d.prompt_ids) + len(d.completion_ids) for d in docs),
         "updates": len(schedule),
+        "native": native is not None,  # fp32 by the native code, or bf16 autocast
         "final_loss": sum(tail) / len(tail),
         "seconds": round(time.perf_counter() - started, 1),
     }

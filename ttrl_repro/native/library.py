@@ -26,7 +26,9 @@ FLAGS = (
     "-fPIC",
     "-shared",
 )
-PATIENCE = 300  # seconds for the compiler, which needs about 3
+# The arithmetic is written for strict rules, and its functions are looked up by name.
+LAST_FLAGS = ("-fno-fast-math", "-ffp-contract=fast", "-fvisibility=default")
+PATIENCE = 60  # seconds for the compiler, which needs about 3
 
 pointer = ctypes.c_void_p
 integer = ctypes.c_int64
@@ -61,10 +63,7 @@ class CModel(ctypes.Structure):
 class CPrompts(ctypes.Structure):
     """Prompts, and the memory of what was computed for them."""
 
-    _fields_ = [
-        ("count", integer),
-        *((name, pointer) for name in ("tokens", "starts", "cache", "cache_starts", "logits")),
-    ]
+    _fields_ = [(name, pointer) for name in ("tokens", "starts", "cache", "cache_starts", "logits")]
 
 
 class CSampler(ctypes.Structure):
@@ -107,12 +106,15 @@ class CGradients(ctypes.Structure):
     _fields_ = [("layer", ctypes.POINTER(CLayerGradients)), ("embedding", pointer), ("head", pointer)]
 
 
-def compiler() -> str | None:
-    """The C++ compiler: $CXX, or c++ or g++ on the path; None if there is none."""
-    for name in (os.environ.get("CXX"), "c++", "g++"):
-        if name and shutil.which(name):
-            return name
-    return None
+def compiler() -> list[str] | str:
+    """The command of a C++ compiler: $CXX (arguments allowed), else c++ or g++ of the path; or what is missing."""
+    asked = shlex.split(os.environ.get("CXX", ""))
+    if asked:
+        return asked if shutil.which(asked[0]) else f"$CXX names {asked[0]}, which is not on the path"
+    for name in ("c++", "g++"):
+        if shutil.which(name):
+            return [name]
+    return "no C++ compiler (c++, g++ or $CXX) was found"
 
 
 def _cpu() -> str:
@@ -126,38 +128,29 @@ def _cpu() -> str:
 
 def cache_folder() -> Path:
     """Where compiled code is kept: the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ttrl-repro" / "native"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ttrl-repro" / "native"
 
 
-@cache
-def load() -> ctypes.CDLL | str:
-    """The library, or why there is none on this machine."""
-    if os.environ.get("TTRL_NATIVE") == "0":
-        return "TTRL_NATIVE=0 is set"
-    command = compiler()
-    if command is None:
-        return "no C++ compiler (c++, g++ or $CXX) was found"
-    version = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout
-    source = b"".join(path.read_bytes() for path in (SOURCE, *HEADERS))
-    flags = (*FLAGS, *shlex.split(os.environ.get("CXXFLAGS", "")))
-    names = (platform.machine(), _cpu(), version, *flags)
-    key = hashlib.sha256(source + "\0".join(names).encode()).hexdigest()[:16]
-    path = cache_folder() / f"qwen3-{key}.so"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            partial = Path(folder) / path.name
-            result = subprocess.run(
-                [command, *flags, str(SOURCE), "-o", str(partial)],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=PATIENCE,
-            )
-            if result.returncode:
-                first = (result.stderr.strip().splitlines() or ["no message"])[0]
-                return f"{command} could not compile it: {first}"
-            partial.replace(path)  # at once: several processes may be here
+def _compiled(command: list[str], flags: tuple[str, ...], path: Path) -> str | None:
+    """Compile to `path`; the compiler's complaint, if it has one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        result = subprocess.run(
+            [*command, *flags, str(SOURCE), "-o", str(partial)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+        if result.returncode:
+            return (result.stderr.strip().splitlines() or ["no message"])[0]
+        partial.replace(path)  # at once: several processes may be here
+    return None
+
+
+def _opened(path: Path) -> ctypes.CDLL:
+    """The library at `path`, its functions declared. Raises OSError or AttributeError if it is not one of ours."""
     library = ctypes.CDLL(str(path))
     for name, count in (
         ("panel_width", 0),
@@ -172,3 +165,39 @@ def load() -> ctypes.CDLL | str:
         function.restype = integer
         function.argtypes = [ctypes.POINTER(CModel), *[integer] * (count - 1)] if count else []
     return library
+
+
+def _built() -> ctypes.CDLL | str:
+    command = compiler()
+    if isinstance(command, str):
+        return command
+    version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False, timeout=PATIENCE)
+    source = b"".join(path.read_bytes() for path in (SOURCE, *HEADERS))
+    flags = (*FLAGS, *shlex.split(os.environ.get("TTRL_CXXFLAGS", "")), *LAST_FLAGS)
+    names = (platform.machine(), _cpu(), version.stdout, *flags)
+    path = cache_folder() / f"qwen3-{hashlib.sha256(source + chr(0).join(names).encode()).hexdigest()[:16]}.so"
+    if path.is_file():
+        try:
+            return _opened(path)
+        except (OSError, AttributeError):
+            path.unlink()  # cut off by a full disk, say: it is made again
+    try:
+        complaint = _compiled(command, flags, path)
+    except (PermissionError, FileNotFoundError, NotADirectoryError, FileExistsError) as error:
+        if isinstance(error, FileNotFoundError) and error.filename == command[0]:
+            raise
+        # The cache cannot be written: for this process alone, then.
+        path = Path(tempfile.mkdtemp(prefix="ttrl-native-")) / path.name
+        complaint = _compiled(command, flags, path)
+    return f"{command[0]} could not compile it: {complaint}" if complaint else _opened(path)
+
+
+@cache
+def load() -> ctypes.CDLL | str:
+    """The library, or why there is none on this machine."""
+    if os.environ.get("TTRL_NATIVE") == "0":
+        return "TTRL_NATIVE=0 is set"
+    try:
+        return _built()
+    except (OSError, RuntimeError, AttributeError, subprocess.SubprocessError) as error:
+        return f"the native code could not be built ({type(error).__name__}: {error})"

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from ttrl_repro.native import threads
@@ -55,11 +56,25 @@ class LogProbs:
         """(B, T) log-probabilities of each completion's tokens after its prompt, and entropies in nats.
 
         Both are those of softmax(logits / temperature), 0 beyond a completion's end; T is the longest.
-        Entropies carry no gradient. Equal prompts are run once where their rows are neighbours.
+        Entropies carry no gradient. Equal prompts are run once where their rows are neighbours. Raises ValueError
+        for an empty prompt, a token outside the vocabulary, and rows longer than the model's positions.
         """
+        self._refuse(prompts, completions)
         names, parameters = zip(*self.model.named_parameters(), strict=True)
         logprobs, entropies = _Function.apply(self, names, prompts, completions, temperature, *parameters)
         return logprobs, entropies
+
+    def _refuse(self, prompts: list[list[int]], completions: list[list[int]]) -> None:
+        """Raise ValueError for rows that would reach outside the model's memory."""
+        config = self.model.config
+        if not all(prompts):
+            raise ValueError("an empty prompt has no next token")
+        longest = max(len(p) + len(c) for p, c in zip(prompts, completions, strict=True))
+        if longest > config.max_position_embeddings:
+            raise ValueError(f"{longest} tokens exceed the model's {config.max_position_embeddings} positions")
+        rows = [row for row in (*prompts, *completions) if row]
+        if min(map(min, rows)) < 0 or max(map(max, rows)) >= config.vocab_size:
+            raise ValueError(f"a token is outside the vocabulary of {config.vocab_size}")
 
     def padded(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, completion: int, temperature: float
@@ -210,8 +225,9 @@ class _Function(torch.autograd.Function):
         prompts: list[list[int]],
         completions: list[list[int]],
         temperature: float,
-        *_: torch.Tensor,  # the parameters, for autograd to know them
+        *parameters: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        owner.calls += 1  # from here on the memory of an earlier pass is overwritten
         weights = Weights(owner.model, owner.library.panel_width(), backward=True)
         width = max(len(completion) for completion in completions)
         parts = owner.flatten(weights, prompts, completions, width, temperature)
@@ -221,7 +237,7 @@ class _Function(torch.autograd.Function):
         logprobs, entropies = (np.zeros(len(prompts) * width, np.float32) for _ in range(2))
         for part in parts:
             logprobs[part.at], entropies[part.at] = part.logprobs, part.entropies
-        owner.calls += 1
+        ctx.versions = [parameter._version for parameter in parameters]
         ctx.owner, ctx.names, ctx.weights, ctx.parts, ctx.call = owner, names, weights, parts, owner.calls
         shape = (len(prompts), width)
         out = torch.from_numpy(logprobs).view(shape), torch.from_numpy(entropies).view(shape)
@@ -229,9 +245,12 @@ class _Function(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if ctx.call != ctx.owner.calls:
             raise RuntimeError("the memory of this forward pass has been used by a later one")
+        if ctx.versions != [parameter._version for parameter in ctx.owner.model.parameters()]:
+            raise RuntimeError("a parameter has been changed in place since this forward pass")
         flat = gradient.contiguous().view(-1).numpy()
         found = ctx.owner.gradients(ctx.weights, ctx.parts, flat, ctx.names)
         return (None, None, None, None, None, *found)

@@ -4,7 +4,6 @@
 #include "model.h"
 
 struct Prompts {
-  int64_t count;
   const int64_t *tokens, *starts;  // concatenated; (count + 1,)
   float* cache;                    // keys and values of every prompt
   const int64_t* cache_starts;     // (count,), in floats
@@ -233,7 +232,7 @@ static void sample(const Model& m, const Prompts& prompts, const Sampler& s, flo
   };
   // Puts new samples into slot i until one lives beyond its first token; false when there is none left.
   auto refill = [&](int64_t i, float* own) {
-    while (more) {
+    while (more && !__atomic_load_n(s.stop, __ATOMIC_RELAXED)) {
       const int64_t r = __atomic_fetch_add(s.next, 1, __ATOMIC_RELAXED);
       if (r >= s.rows) {
         more = false;

@@ -44,6 +44,8 @@ def native_library(model: PreTrainedModel) -> ctypes.CDLL | str:
     config = model.config
     if config.head_dim % HEAD_DIM_STEP or config.head_dim > MOST_HEAD_DIM:
         return f"head_dim {config.head_dim} is not a multiple of {HEAD_DIM_STEP} up to {MOST_HEAD_DIM}"
+    if config.attention_dropout:
+        return "attention_dropout is set"
     if config.num_attention_heads * config.head_dim % WIDTH_STEP:
         return f"heads x head_dim is not a multiple of {WIDTH_STEP}"
     return load()

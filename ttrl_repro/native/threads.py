@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 
 import torch
@@ -14,6 +15,9 @@ POLL = 0.1  # seconds between two looks at the progress
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="native")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
 
 
 def count() -> int:
@@ -31,14 +35,30 @@ def together(
     Raises what a call or `look` raised (or KeyboardInterrupt) after every call has ended; `abandon` asks
     them to end early in that case.
     """
-    futures = [_pool(count()).submit(call) for call in calls]
+    futures: list[Future[object]] = []
     try:
+        for call in calls:
+            futures.append(_pool(count()).submit(call))
         while wait(futures, timeout=POLL).not_done:
             look()
     except BaseException:
         abandon()
         raise
     finally:
-        wait(futures)  # they write into memory that must stay until they are done
+        _wait_for(futures, abandon)
     for future in futures:
         future.result()
+
+
+def _wait_for(futures: Sequence[Future[object]], abandon: Callable[[], None]) -> None:
+    """Wait, whatever comes: the calls write into memory that must stay until they are done."""
+    interrupted = None
+    while True:
+        try:
+            wait(futures)
+            break
+        except KeyboardInterrupt as error:
+            interrupted = error
+            abandon()
+    if interrupted is not None:
+        raise interrupted

@@ -24,7 +24,7 @@ class Buffers:
         self._held: dict[str, torch.Tensor] = {}
 
     def floats(self, name: str, count: int) -> torch.Tensor:
-        """At least `count` floats, uninitialised, the same memory at every call."""
+        """At least `count` floats, uninitialised: the same memory as at the last call, unless it was too small."""
         held = self._held.get(name)
         if held is None or held.numel() < count:
             held = self._held[name] = torch.empty(count, dtype=torch.float32)
@@ -35,7 +35,9 @@ class Weights:
     """`c`: the structure that native functions take. It points into tensors that this object keeps alive."""
 
     def __init__(self, model: PreTrainedModel, width: int, *, backward: bool) -> None:
-        """Read `model`'s weights (fp32 copies), folding each norm's weight into the matrix behind it.
+        """Read `model`'s weights in fp32, folding each norm's weight into the matrix behind it.
+
+        Of fp32 weights some are not copied: this object is for one pass, during which they must not change.
 
         width: the native code's panels. backward: also the layout that gradients need.
         """

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 from transformers import PreTrainedModel
 
-from ttrl_repro.native.sampler import NativeSampler
 from ttrl_repro.native.support import native_library, unsupported
 from ttrl_repro.rollouts.base import Samples, Sampling
+from ttrl_repro.rollouts.native_decoder import NativeDecoder
 from ttrl_repro.rollouts.torch_decoder import TorchDecoder
 
 
@@ -30,8 +30,8 @@ class CpuEngine:
         self.model = model
         library = native_library(model)
         self.slower = library if isinstance(library, str) else None
-        self.decoder: NativeSampler | TorchDecoder = (
-            TorchDecoder(model, eos_ids, pad_id) if isinstance(library, str) else NativeSampler(model, eos_ids, library)
+        self.decoder: NativeDecoder | TorchDecoder = (
+            TorchDecoder(model, eos_ids, pad_id) if isinstance(library, str) else NativeDecoder(model, eos_ids, library)
         )
 
     def sample(

@@ -1,4 +1,4 @@
-"""Sampling with the native code.
+"""The CPU engine with the native code.
 
 Each thread decodes some rows together; a row that ends makes room for the next one at once, so that no
 thread waits for the longest completion. A row's result does not depend on which rows are beside it.
@@ -19,9 +19,10 @@ from ttrl_repro.native.weights import Buffers, Weights
 from ttrl_repro.rollouts.base import Samples, Sampling
 
 ROWS = 60  # decoded together by a thread: 24 to 96 are equally fast for the miniatures, more is slower
+CACHE_BYTES = 512 * 2**20  # of the keys and values of all threads: fewer rows where they take more
 
 
-class NativeSampler:
+class NativeDecoder:
     """Samples from a live model; its weights are read at every call."""
 
     def __init__(self, model: PreTrainedModel, eos_ids: list[int], library: ctypes.CDLL) -> None:
@@ -44,7 +45,6 @@ class NativeSampler:
         sizes = np.array([library.prompt_cache_floats(weights.pointer, int(length)) for length in lengths])
         cache_starts = (sizes.cumsum() - sizes).astype(np.int64)
         c_prompts = CPrompts(
-            count=n_questions,
             tokens=tokens.ctypes.data,
             starts=starts.ctypes.data,
             cache=self.buffers.floats("prompts", int(sizes.sum())).data_ptr(),
@@ -52,33 +52,38 @@ class NativeSampler:
             logits=self.buffers.floats("logits", n_questions * weights.c.vocab).data_ptr(),
         )
         workers = threads.count()
-        slots = max(ROWS, -(-n_questions // workers))  # a thread reads its prompts together, too
+        row_bytes = 4 * library.prompt_cache_floats(weights.pointer, limit)
+        slots = max(1, min(ROWS, CACHE_BYTES // (workers * row_bytes)))
         needed = library.sampler_floats(weights.pointer, slots, limit, longest + limit)
         memories = [ctypes.c_void_p(self.buffers.floats(f"thread {i}", needed).data_ptr()) for i in range(workers)]
         rows = [np.zeros(slots * library.row_bytes(), np.uint8) for _ in range(workers)]
         cuts = [n_questions * i // workers for i in range(workers + 1)]
         integer = ctypes.c_int64
-        threads.together(
-            [
-                partial(
-                    library.read_prompts_of,
+        shared = np.zeros(3, np.int64)  # the next row to start, rows that are done, whether to give up
+
+        def abandon() -> None:
+            shared[2] = 1
+
+        def read_prompts(worker: int) -> None:
+            for first in range(cuts[worker], cuts[worker + 1], slots):
+                if shared[2]:
+                    return
+                library.read_prompts_of(
                     weights.pointer,
                     ctypes.byref(c_prompts),
-                    integer(cuts[i]),
-                    integer(cuts[i + 1]),
+                    integer(first),
+                    integer(min(first + slots, cuts[worker + 1])),
                     integer(longest),
-                    memories[i],
-                    ctypes.c_void_p(rows[i].ctypes.data),
+                    memories[worker],
+                    ctypes.c_void_p(rows[worker].ctypes.data),
                 )
-                for i in range(workers)
-            ]
-        )
+
+        threads.together([partial(read_prompts, worker) for worker in range(workers)], abandon=abandon)
         uniforms = np.ascontiguousarray(uniforms_QNT, np.float64)
         count = n_questions * n
         out_tokens = np.zeros((count, limit), np.int64)
         logprobs, entropies = np.zeros((count, limit), np.float32), np.zeros((count, limit), np.float32)
         out_lengths, finished = np.zeros(count, np.int64), np.zeros(count, np.uint8)
-        shared = np.zeros(3, np.int64)  # the next row to start, rows that are done, whether to give up
         address = shared.ctypes.data
         c_sampler = CSampler(
             uniforms=uniforms.ctypes.data,
@@ -109,9 +114,6 @@ class NativeSampler:
             if done > reported:
                 report(done - reported)
                 reported = done
-
-        def abandon() -> None:
-            shared[2] = 1
 
         threads.together(
             [
