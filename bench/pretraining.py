@@ -23,7 +23,7 @@ from ttrl_repro.miniature.pretrain import batches, build_model, build_optimizers
 from ttrl_repro.miniature.recipes import Recipe, load_recipe
 from ttrl_repro.progress import Progress
 
-MODEL, TOKENS = "mini-s", 80_000
+MODEL, TOKENS = "mini-s", 40_000
 OURS = "ttrl pretrain"
 
 
