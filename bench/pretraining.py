@@ -74,8 +74,9 @@ def main(
     recipe = shortened(load_recipe(MODEL))
     contestants = {
         OURS: ours(recipe),
-        "plain loop, fp32": plain(recipe, False),
-        "plain loop, bf16": plain(recipe, True),
+        "plain loop, fp32": plain(recipe, bf16=False),
+        "plain loop, bf16": plain(recipe, bf16=True),
+        "plain loop, fp32, own optimizers": plain(recipe, bf16=False, own=True),
     }
     with Progress() as progress:
         measured = measure(contestants, repeats, progress, "pretraining")
