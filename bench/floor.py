@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from bench.harness import RESULTS, Contestant, Measurement, Run, measure, spread, table, write
+from bench.harness import RESULTS, Contestant, Measurement, measure, spread, table, write
 from bench.ttrl_step import Steps
 from bench.worker import Worker
 from ttrl_repro.models import load_model
@@ -27,6 +27,8 @@ from ttrl_repro.progress import Progress
 
 MODELS = ("mini-s", "mini-xs")
 SQUARE = 2048
+SQUARE_PRODUCT = f"fp32 {SQUARE} x {SQUARE}"
+WORK = {"sampling": ("sampling",), "training": ("forward", "backward", "optimizer")}  # and its phases
 ROWS = 1920  # of the products in a model's shapes: as many as a step has samples
 COPIED = 2**28  # bytes: far more than caches hold
 LEAST_SECONDS = 0.3  # of work in a turn
@@ -70,8 +72,8 @@ def shapes(config: Any) -> dict[str, tuple[int, int]]:
     }
 
 
-def machine_rates(repeats: int, progress: Progress) -> Measurement:
-    """Rates of matrix products and of copying."""
+def machine_rates() -> dict[str, Contestant]:
+    """Matrix products and copying."""
     config = load_model(MODELS[0])[0].config
     contestants: dict[str, Contestant] = {}
     for dtype, name in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
@@ -79,7 +81,7 @@ def machine_rates(repeats: int, progress: Progress) -> Measurement:
         for matrix, (k, n) in shapes(config).items():
             contestants[f"{name} {matrix} of {MODELS[0]}, {ROWS} x {k} x {n}"] = matrix_product(ROWS, k, n, dtype)
     contestants["copy"] = copying()
-    return measure(contestants, repeats, progress, "rates of this machine")
+    return contestants
 
 
 def floor_seconds(operations: float, rate: float, moved: float, bandwidth: float) -> float:
@@ -96,71 +98,66 @@ def main(
     if isinstance(library, str):
         print(f"floor: only the native code is measured against it, and it is not used here: {library}")
         return
+    rates = machine_rates()
     with Progress() as progress, ExitStack() as stack:
-        rates = machine_rates(repeats, progress)
-        # The machine's rates before and after the steps would differ if somebody else used it; they take turns here.
-        steps = measure(
-            {name: stack.enter_context(Worker(Steps((f"model={name}",)).command())) for name in MODELS},
-            repeats,
-            progress,
-            "TTRL steps",
-        )
-    medians = {name: statistics.median(rates.rates(name)) for name in rates.runs}
+        workers = {name: stack.enter_context(Worker(Steps((f"model={name}",)).command())) for name in MODELS}
+        # All in turns: a machine that others use, too, is as slow for the rates as it is for the steps.
+        measured = measure({**rates, **workers}, repeats, progress, "rates and steps")
+    medians = {name: statistics.median(measured.rates(name)) for name in rates}
     best = max((name for name in medians if name.startswith("fp32")), key=medians.__getitem__)
     lines = [
         "rates of this machine",
         *table(
             ["", "GFLOP/s (copy: GB/s)"],
-            [[name, spread([rate / 1e9 for rate in rates.rates(name)], 1)] for name in rates.runs],
+            [[name, spread([rate / 1e9 for rate in measured.rates(name)], 1)] for name in rates],
         ),
         "",
         f"one step of 30 questions x 64 samples, against {best}",
-        *shares(steps, medians, best),
+        *shares(measured, best),
     ]
-    write("floor", lines, {"rates": rates.to_json(), "steps": steps.to_json()}, repeats, out)
+    write("floor", lines, {"best": best, "runs": measured.to_json()}, repeats, out)
 
 
-def shares(steps: Measurement, medians: dict[str, float], best: str) -> list[str]:
+def shares(measured: Measurement, best: str) -> list[str]:
     """Lines of the table of operations, seconds, floor and share of the floor, by model and kind of work."""
     rows = []
-    for model, runs in steps.runs.items():
+    for model in MODELS:
         parameter_bytes = 4.0 * load_model(model)[0].num_parameters()
-        for kind, phases in (("sampling", ("sampling",)), ("training", ("forward", "backward", "optimizer"))):
+        for kind, phases in WORK.items():
             # What must come from memory: the weights, and for training their gradients and Adam's two moments, once.
             moved = parameter_bytes * (1 if kind == "sampling" else 8)
-            of_runs = [share_of(run, kind, phases, medians, best, moved) for run in runs]
-            taken, floor, share, square = (statistics.median(column) for column in zip(*of_runs, strict=True))
-            operations = statistics.median(run.details["operations"][kind] for run in runs)
-            shares_ = [row[2] for row in of_runs]
+            runs = measured.runs[model]
+            taken = [sum(run.details["phases"].get(phase, 0.0) for phase in phases) for run in runs]
+            operations = [float(run.details["operations"][kind]) for run in runs]
+            floors = {
+                rate: [
+                    floor_seconds(work, per_second, moved, bandwidth)
+                    for work, per_second, bandwidth in zip(
+                        operations, measured.rates(rate), measured.rates("copy"), strict=True
+                    )
+                ]
+                for rate in (best, SQUARE_PRODUCT)
+            }
+            of_floor = {rate: [f / t for f, t in zip(floor, taken, strict=True)] for rate, floor in floors.items()}
+            padded = [run.details["padded_operations"][kind] / run.details["operations"][kind] for run in runs]
             rows.append(
                 [
                     f"{model}, {kind}",
-                    f"{operations / 1e9:.1f}",
-                    f"{taken:.3f}",
-                    f"{floor:.3f}",
-                    f"{share:.0%} ({min(shares_):.0%} to {max(shares_):.0%})",
-                    f"{square:.0%}",
-                    f"{statistics.median(padded(run, kind) for run in runs):.2f}",
+                    f"{statistics.median(operations) / 1e9:.1f}",
+                    f"{statistics.median(taken):.3f}",
+                    f"{statistics.median(floors[best]):.3f}",
+                    percent(of_floor[best]),
+                    percent(of_floor[SQUARE_PRODUCT]),
+                    f"{statistics.median(padded):.2f}",
                 ]
             )
     header = ["", "GFLOP", "seconds", "floor", "share of the floor", "against the square", "padded: times the work"]
     return table(header, rows)
 
 
-def share_of(
-    run: Run, kind: str, phases: tuple[str, ...], medians: dict[str, float], best: str, moved: float
-) -> tuple[float, float, float, float]:
-    """Seconds, floor, floor / seconds, and the same against the large square product."""
-    taken = sum(run.details["phases"].get(phase, 0.0) for phase in phases)
-    operations = run.details["operations"][kind]
-    floor = floor_seconds(operations, medians[best], moved, medians["copy"])
-    square = floor_seconds(operations, medians[f"fp32 {SQUARE} x {SQUARE}"], moved, medians["copy"])
-    return taken, floor, floor / taken, square / taken
-
-
-def padded(run: Run, kind: str) -> float:
-    """How much more work padded rows with whole prompts are, over what was run."""
-    return float(run.details["padded_operations"][kind] / run.details["operations"][kind])
+def percent(values: list[float]) -> str:
+    """Median and range, in per cent."""
+    return f"{statistics.median(values):.0%} ({min(values):.0%} to {max(values):.0%})"
 
 
 if __name__ == "__main__":

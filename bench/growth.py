@@ -32,7 +32,7 @@ MODEL = "mini-s"
 VOTES = (32, 64, 128, 256)  # a step samples all, and trains half of them
 QUESTIONS = (16, 32, 64, 128)
 LENGTHS = (16, 32, 64, 128)
-FEW = 10  # questions where their number is not what is varied
+USUAL, FEW = 30, 10  # questions where votes are varied; where length, parameters and steps are
 LENGTH = 48  # tokens, where parameters are varied
 MINI_M = Architecture(hidden_size=256, layers=4, heads=8, kv_heads=4, intermediate_size=896)
 MEMORY_MODEL, MEMORY_STEPS, MEMORY_FROM = "mini-xs", 200, 50
@@ -63,7 +63,7 @@ def axes(folder: Path) -> dict[str, dict[int, Steps]]:
     shapes = {name: load_recipe(name).architecture for name in ("mini-xs", "mini-s")} | {"mini-m": MINI_M}
     length = f"rollout.max_new_tokens={LENGTH}"
     return {
-        "votes": {n: steps(FEW, f"rollout.votes={n}", f"rollout.trained={n // 2}") for n in VOTES},
+        "votes": {n: steps(USUAL, f"rollout.votes={n}", f"rollout.trained={n // 2}") for n in VOTES},
         "questions": {n: steps(n) for n in QUESTIONS},
         "length": {n: steps(FEW, f"rollout.max_new_tokens={n}", endless=True) for n in LENGTHS},
         "parameters": {
@@ -82,7 +82,8 @@ def grown(measured: Measurement, phase: str | None) -> list[list[float]]:
 
 def memory(progress: Progress, folder: Path) -> tuple[list[int], float]:
     """Resident bytes after each of MEMORY_STEPS steps, and their slope from MEMORY_FROM on in MiB per 100 steps."""
-    steps = Steps((f"model={MEMORY_MODEL}", f"task={questions(FEW, folder)}", "evaluate.tasks=[]"))
+    few = (f"task={questions(FEW, folder)}", "evaluate.tasks=[]", "rollout.votes=16", "rollout.trained=8")
+    steps = Steps((f"model={MEMORY_MODEL}", *few))
     resident: list[int] = []
     progress.start(f"memory over {MEMORY_STEPS} steps", MEMORY_STEPS, unit="step")
     with Worker(steps.command()) as worker:
@@ -114,8 +115,8 @@ def main(
 ) -> None:
     """Measure, print and write."""
     lines = [
-        f"{MODEL}, {FEW} questions x 64 samples where not varied, half of the samples trained; "
-        f"length and parameters: completions that never end ({LENGTH} tokens for parameters)"
+        f"{MODEL}, {USUAL} questions, x 64 samples where not varied, half of the samples trained; length and "
+        f"parameters: {FEW} questions, completions that never end ({LENGTH} tokens for parameters)"
     ]
     data: dict[str, Any] = {}
     with Progress() as progress, tempfile.TemporaryDirectory() as folder:
@@ -127,7 +128,7 @@ def main(
         resident, slope = memory(progress, Path(folder))
     lines += [
         "",
-        f"memory of {MEMORY_MODEL}, {FEW} questions: {resident[0] / 2**20:,.0f} MiB after step 1, "
+        f"memory of {MEMORY_MODEL}, {FEW} questions x 16 samples: {resident[0] / 2**20:,.0f} MiB after step 1, "
         f"{resident[-1] / 2**20:,.0f} MiB after step {MEMORY_STEPS}; "
         f"from step {MEMORY_FROM} on {slope:+.2f} MiB per 100 steps",
     ]

@@ -23,7 +23,7 @@ from ttrl_repro.miniature.pretrain import batches, build_model, build_optimizers
 from ttrl_repro.miniature.recipes import Recipe, load_recipe
 from ttrl_repro.progress import Progress
 
-MODEL, TOKENS = "mini-s", 80_000
+MODEL, TOKENS = "mini-s", 40_000
 OURS = "ttrl pretrain"
 
 
@@ -74,8 +74,9 @@ def main(
     recipe = shortened(load_recipe(MODEL))
     contestants = {
         OURS: ours(recipe),
-        "plain loop, fp32": plain(recipe, False),
-        "plain loop, bf16": plain(recipe, True),
+        "plain loop, fp32": plain(recipe, bf16=False),
+        "plain loop, bf16": plain(recipe, bf16=True),
+        "plain loop, fp32, own optimizers": plain(recipe, bf16=False, own=True),
     }
     with Progress() as progress:
         measured = measure(contestants, repeats, progress, "pretraining")
