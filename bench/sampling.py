@@ -82,7 +82,7 @@ def one_model(name: str, repeats: int, stack: ExitStack) -> tuple[list[str], dic
                 opening={"prompts": listed, "eos": eos},
             )
             contestants[f"vLLM, {dtype}"] = stack.enter_context(worker)
-            notes = [*notes[:1], f"vLLM {worker.opened['vllm']}", *notes[1:]]
+        notes.append(f"vLLM {worker.opened['vllm']}")
     else:
         notes.append("vLLM was left out: there is no .venv-vllm (make vllm-env)")
     measured = measure(contestants, repeats, progress, f"sampling with {name}")
