@@ -179,11 +179,12 @@ def write(name: str, lines: Sequence[str], data: Mapping[str, Any], repeats: int
     """Print the lines, and write `name`.txt (the lines) and `name`.json (`data` and the machine) to `folder`."""
     facts = machine()
     packages = facts["packages"]
+    counted = f"{repeats} repeats, medians (ranges)" if repeats > 1 else "measured once"
     text = "\n".join(
         [
             *lines,
             "",
-            f"{repeats} repeats, medians (ranges); {facts['processor']}, {facts['threads']} threads, "
+            f"{counted}; {facts['processor']}, {facts['threads']} threads, "
             f"{facts['memory_bytes'] / 2**30:.0f} GiB; torch {packages['torch']}, "
             f"transformers {packages['transformers']}, trl {packages['trl']}; commit {facts['commit']}",
         ]

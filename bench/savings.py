@@ -129,7 +129,7 @@ def main(
         name: [{key: value for key, value in run.items() if key != "keys"} for run in of_one]
         for name, of_one in measured.to_json().items()
     }
-    write("savings", lines, {"replayed": found, "runs": runs}, steps, out)
+    write("savings", lines, {"steps": steps, "replayed": found, "runs": runs}, 1, out)
 
 
 if __name__ == "__main__":
