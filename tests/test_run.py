@@ -472,7 +472,7 @@ def sorted_votes(folder: Path) -> list[dict]:
         (["rollout.max_new_tokens=400"], "rollout.max_new_tokens: 400 after the"),
         (["evaluate.tasks=[mini-30]"], "evaluate.tasks: 'mini-30' is the trained task"),
         (["evaluate.tasks=[mini-83,mini-83]"], "evaluate.tasks: two tasks have one name"),
-        (["rollout.engine=vllm"], "rollout.engine: Input should be 'auto', 'cpu', 'transformers' or 'vllm'"),
+        (["rollout.engine=sglang"], "rollout.engine: Input should be 'auto', 'cpu', 'transformers' or 'vllm'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(tmp_path, arguments, message, monkeypatch, capsys):
