@@ -60,7 +60,7 @@ def load(folder: str | Path) -> Study:
                 "trained_task": manifest["task"]["name"],
                 "questions": manifest["task"]["fingerprint"],
                 "model": experiment.model,
-                "reward": experiment.reward,
+                "reward": experiment.reward.name,
                 "steps_done": manifest["steps_done"],
                 "k": experiment.evaluate.k,
                 "temperature": experiment.evaluate.temperature,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ttrl_repro.algorithms import grpo
+from ttrl_repro.algorithms.base import centred
 from ttrl_repro.answers import marked, right_class
 from ttrl_repro.rewards import Rollouts, agreement
 from ttrl_repro.votes import Vote
@@ -30,7 +30,11 @@ def label_free(rollouts: Rollouts, rewards_QN: np.ndarray) -> dict[str, float]:
 
 
 def label_based(
-    rollouts: Rollouts, gold_Q: Sequence[str], rewards_QN: np.ndarray, trained_QG: np.ndarray
+    rollouts: Rollouts,
+    gold_Q: Sequence[str],
+    rewards_QN: np.ndarray,
+    trained_QG: np.ndarray,
+    advantages_QG: np.ndarray,
 ) -> dict[str, float | None]:
     """Metrics that compare with the true labels; `trained_QG` are the indices of the samples trained on."""
     true_QN = agreement([marked(keys, gold) for keys, gold in zip(rollouts.keys_QN, gold_Q, strict=True)], gold_Q)
@@ -43,10 +47,7 @@ def label_based(
         "ground_truth_ratio": mean(true_QN, sampled_QN),
         # Under adaptive voting, questions have different numbers of samples: there is no such N.
         **({f"pass@{true_QN.shape[1]}": float(true_QN.any(axis=1).mean())} if sampled_QN.all() else {}),
-        "advantage_accuracy": advantage_accuracy(
-            np.take_along_axis(rewards_QN, trained_QG, axis=1),
-            np.take_along_axis(true_QN, trained_QG, axis=1),
-        ),
+        "advantage_accuracy": advantage_accuracy(advantages_QG, np.take_along_axis(true_QN, trained_QG, axis=1)),
     }
 
 
@@ -63,14 +64,14 @@ def is_right(vote: Vote, gold: str) -> bool:
     return vote.key is not None and vote.key == right_class(vote.counts, gold)
 
 
-def advantage_accuracy(rewards_QG: np.ndarray, true_QG: np.ndarray) -> float | None:
+def advantage_accuracy(advantages_QG: np.ndarray, true_QG: np.ndarray) -> float | None:
     """Share of the advantages' absolute mass that has the sign the true labels would give.
 
-    Under the true labels a group that is all right or all wrong has advantages 0: any push on it counts
-    as wrong. None if there is no push at all.
+    That is the sign of a sample's true reward minus its question's mean: for a group that is all right or all wrong
+    it is 0, and any push on it counts as wrong. None if there is no push at all.
     """
-    given, true = grpo.advantages(rewards_QG), grpo.advantages(true_QG)
-    mass = np.abs(given).sum()
+    mass = np.abs(advantages_QG).sum()
     if mass == 0:
         return None
-    return float(np.abs(given)[np.sign(given) == np.sign(true)].sum() / mass)
+    agreeing = np.sign(advantages_QG) == np.sign(centred(true_QG))
+    return float(np.abs(advantages_QG)[agreeing].sum() / mass)

@@ -69,7 +69,7 @@ def print_report(folder: Path) -> None:
     rows = read_eval(folder)
     settings = experiment.evaluate
     out.print(
-        f"{manifest['name']}: {experiment.model} on {experiment.task}, reward {experiment.reward}, "
+        f"{manifest['name']}: {experiment.model} on {experiment.task}, reward {experiment.reward.label()}, "
         f"{manifest['steps_done']} of {experiment.train.steps} steps, {manifest['state']}"
     )
     task = manifest["task"]["name"]

@@ -39,12 +39,11 @@ from ttrl_repro.processes import processes
 from ttrl_repro.progress import Progress
 from ttrl_repro.prompts import encode_prompts
 from ttrl_repro.records import Record, Row, refuse_occupied, write_atomic
-from ttrl_repro.rewards import REWARDS
 from ttrl_repro.rollouts import Engine, make_engine
 from ttrl_repro.summary import codes_by_protocol, headline
 from ttrl_repro.tasks import Task, has_fresh_split, load_task
 from ttrl_repro.tracking import Mirror, wandb_mode
-from ttrl_repro.trainer import StepResult, TTRLTrainer, plan_batches
+from ttrl_repro.trainer import StepResult, plan_batches
 from ttrl_repro.votes import vote
 
 
@@ -82,8 +81,8 @@ def prepare(experiment: Experiment) -> Setup:
     names = [(t.name, t.split) for t in evaluated]
     if len(set(names)) < len(names):
         raise UserError(f"evaluate.tasks: two tasks have one name ({', '.join(n for n, _ in names)}); rename a file")
-    if REWARDS[experiment.reward].needs_gold and not task.labelled:
-        raise UserError(f"reward: {experiment.reward!r} reads true labels, and {experiment.task} has no answers")
+    if experiment.reward.needs_gold and not task.labelled:
+        raise UserError(f"reward: {experiment.reward.name!r} reads true labels, and {experiment.task} has no answers")
     plan_batches(experiment, len(task.questions), processes().num_processes)
     if torch.cuda.device_count() > 1 and processes().num_processes == 1:
         raise UserError(
@@ -246,7 +245,7 @@ def _run(setup: Setup, record: Record, checkpoint: Path | None) -> None:
             mirror = Mirror(experiment, folder, record.manifest) if main else None
             session = _Session(setup, record, mirror, progress, stop)
             gold = {q.id: str(canonical(q.answer)) for q in setup.task.questions} if setup.task.labelled else None
-            trainer = TTRLTrainer(
+            trainer = experiment.algorithm.trainer_class()(
                 setup.model,
                 setup.tokenizer,
                 setup.engine,

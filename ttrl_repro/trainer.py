@@ -26,7 +26,6 @@ from trl.trainer.utils import RepeatSampler
 
 from ttrl_repro import metrics
 from ttrl_repro.adaptive import SequentialRule
-from ttrl_repro.algorithms import grpo
 from ttrl_repro.answers import Extraction, extraction, outcome, right_class
 from ttrl_repro.config import Experiment
 from ttrl_repro.errors import UserError
@@ -34,7 +33,7 @@ from ttrl_repro.native.logprobs import LogProbs
 from ttrl_repro.native.support import native_library
 from ttrl_repro.processes import processes
 from ttrl_repro.records import Row
-from ttrl_repro.rewards import REWARDS, Rollouts
+from ttrl_repro.rewards import Rollouts
 from ttrl_repro.rollouts import Engine, Samples, Sampling, sample_until_decided, uniforms
 from ttrl_repro.seeds import derive_seed, generator
 from ttrl_repro.updates import by_length, by_prompt, rearranged, with_signal
@@ -69,13 +68,14 @@ class _Pending:
     groups: list[_Group]
     rollouts: Rollouts
     rewards_QN: np.ndarray
+    advantages_QG: np.ndarray  # of the trained samples
     sampling_seconds: float
     voting_seconds: float
 
 
-# TRL's losses that are a sum over tokens divided by the count of all of a rollout's: rows without advantage
-# can be left out of them. Most others divide by the rows at hand.
-SUMMED_LOSSES = ("dapo",)
+# Rows without advantage can be left out of these losses of TRL's: of those that divide by a number known
+# beforehand (of the rollout's tokens) as they are, of those that divide by the rows at hand by rescaling.
+SKIPS = {"dapo": "as it is", "dr_grpo": "per row", "luspo": "per row"}
 
 PROBED = 8  # rows of a step whose log-probabilities are checked against the model's own forward pass
 
@@ -119,7 +119,7 @@ def plan_batches(experiment: Experiment, n_questions: int, processes: int = 1) -
             f"train.questions_per_step: {per_step} does not divide the task's {n_questions} questions "
             f"({n_questions % per_step} would never be trained on); use one of {fits}"
         )
-    if experiment.reward == "permuted" and per_step < 2:
+    if experiment.reward.name == "permuted" and per_step < 2:
         raise UserError("train.questions_per_step: reward 'permuted' needs 2 or more")
     if per_step % processes:
         raise UserError(
@@ -159,7 +159,9 @@ def _given_rewards(reward: Sequence[float], **_: Any) -> list[float]:
 
 
 class TTRLTrainer(GRPOTrainer):
-    """GRPO on pseudo-labels.
+    """RL on pseudo-labels with an algorithm whose advantages are per sample.
+
+    Algorithms with networks of their own subclass it (`token_advantages`, `side_models`).
 
     `gold` (question id -> key of the true label) is for diagnostics, and for a reward that declares
     `needs_gold`; nothing else reads it. `on_step` is called after every step, on the main process.
@@ -181,15 +183,16 @@ class TTRLTrainer(GRPOTrainer):
     ) -> None:
         self.experiment, self.engine, self.prompts = experiment, engine, prompts
         self.gold, self.on_step = gold, on_step
-        self.reward = REWARDS[experiment.reward]
+        self.algorithm, self.reward = experiment.algorithm, experiment.reward
         if self.reward.needs_gold and gold is None:
-            raise UserError(f"reward: {experiment.reward!r} reads true labels, and the task has none")
+            raise UserError(f"reward: {self.reward.name!r} reads true labels, and the task has none")
         count = processes().num_processes
         self.plan = plan_batches(experiment, len(prompts), count)
         self._pending: _Pending | None = None
         self._step_started = 0.0
         self._old_logps_known = False
         self._native: dict[int, LogProbs] = {}
+        self.extra_metrics: dict[str, float] = {}  # of the step under way, from a subclass
         super().__init__(
             model=model,
             reward_funcs=_given_rewards,
@@ -229,9 +232,11 @@ class TTRLTrainer(GRPOTrainer):
             self._gold_of(groups) if self.reward.needs_gold else None,
             derive_seed(seed, "reward"),
         )
-        rewards_QN = self.reward.function(rollouts)
+        rewards_QN = self.reward.rewards(rollouts)
+        trained_QG = np.stack([group.trained for group in groups])
+        advantages_QG = self.algorithm.advantages(np.take_along_axis(rewards_QN, trained_QG, axis=1))
         voted = time.perf_counter()
-        self._pending = _Pending(groups, rollouts, rewards_QN, sampled - started, voted - sampled)
+        self._pending = _Pending(groups, rollouts, rewards_QN, advantages_QG, sampled - started, voted - sampled)
         first = self.accelerator.process_index * len(ids)
         rows = [(q, int(n)) for q, group in enumerate(mine) for n in group.trained]
         return {
@@ -292,7 +297,7 @@ class TTRLTrainer(GRPOTrainer):
     # -- update ----------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        """TRL's rollout, without the extra forward pass that it makes for the old log-probabilities.
+        """TRL's rollout with the algorithm's advantages, and without an extra forward pass for old log-probabilities.
 
         With several updates per rollout TRL asks the trainer's model for them; a sampler that computes in the
         trainer's precision has them already.
@@ -304,7 +309,18 @@ class TTRLTrainer(GRPOTrainer):
             known, self._old_logps_known = self._old_logps_known, False
         if known and self.experiment.train.updates_per_step > 1:
             batch["old_per_token_logps"] = batch["sampling_per_token_logps"]
+        batch["advantages"] = self.token_advantages(batch)
         return batch
+
+    def token_advantages(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Advantages of this process's rows, which come in the order of the rollout: (B,), or (B, T) in a subclass."""
+        assert self._pending is not None
+        return self._mine(self._pending.advantages_QG)
+
+    def _mine(self, values_QG: np.ndarray) -> torch.Tensor:
+        """This process's rows of something of all processes' trained samples, (B,) fp32."""
+        own = np.split(values_QG, self.accelerator.num_processes)[self.accelerator.process_index]
+        return torch.tensor(own.reshape(-1), dtype=torch.float32, device=self.accelerator.device)
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, torch.Tensor]:
         """TRL's batches, with each update's samples arranged over its forward passes, and unpadded."""
@@ -375,10 +391,12 @@ class TTRLTrainer(GRPOTrainer):
         Until the weights move, the sampler's log-probabilities must be the trainer's: a gap means a
         stale or wrong copy of the weights, or lower precision.
         """
-        share = 1.0
+        share, rows = 1.0, len(inputs["completion_ids"])
         if self._may_skip:
             inputs, share = with_signal(inputs)
         loss = super()._compute_loss(model, inputs)
+        if SKIPS.get(self.loss_type) == "per row":
+            loss = loss * (len(inputs["completion_ids"]) / rows)
         if share < 1:
             # TRL's mean is over the rows it saw; a row without advantage is never clipped.
             self._metrics["train"]["clip_ratio/region_mean"][-1] *= share
@@ -414,8 +432,8 @@ class TTRLTrainer(GRPOTrainer):
         """Whether rows without advantage leave the loss and its gradient as they are, whatever their number."""
         # Several processes gather metrics of every row: all must have equally many.
         return (
-            self.experiment.train.skip_without_signal
-            and self.loss_type in SUMMED_LOSSES
+            self.experiment.train.skip_without_signal is not False
+            and self.loss_type in SKIPS
             and self.beta == 0
             and processes().num_processes == 1
             and not (self._entropy_bonus_enabled or self.aux_loss_enabled or self.top_entropy_quantile < 1)
@@ -447,7 +465,9 @@ class TTRLTrainer(GRPOTrainer):
         values: dict[str, float | None] = dict(metrics.label_free(pending.rollouts, pending.rewards_QN))
         if self.gold is not None:
             gold_Q = self._gold_of(groups)
-            values.update(metrics.label_based(pending.rollouts, gold_Q, pending.rewards_QN, trained_QG))
+            values.update(
+                metrics.label_based(pending.rollouts, gold_Q, pending.rewards_QN, trained_QG, pending.advantages_QG)
+            )
         sampled = sum(int(group.lengths.sum()) for group in groups)
         drawn = sum(group.vote.n for group in groups)
         fallback = self.experiment.answers.final_answer or self.experiment.answers.last_number
@@ -469,6 +489,7 @@ class TTRLTrainer(GRPOTrainer):
                 "clip_ratio": logs["clip_ratio/region_mean"],
                 "sampler_gap": float(np.max(sampler_gap)),
                 **({"kl": logs["kl"]} if "kl" in logs else {}),
+                **self.extra_metrics,
             },
             timings={
                 "seconds": seconds,
@@ -573,5 +594,5 @@ def _arguments(experiment: Experiment, plan: Plan, folder: Path, count: int) -> 
         dataloader_pin_memory=cuda,
         disable_tqdm=True,
         report_to="none",
-        **grpo.trl_arguments(experiment.algorithm),
+        **experiment.algorithm.trl_arguments(),
     )

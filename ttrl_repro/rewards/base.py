@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from ttrl_repro.parts import Part
 from ttrl_repro.votes import Vote
 
 
@@ -31,13 +33,21 @@ class Rollouts:
         return filled([[True] * len(keys) for keys in self.keys_QN], False)
 
 
-@dataclass(frozen=True)
-class Reward:
-    """A source of reward. `function` returns rewards_QN, float64; `needs_gold`: it reads true labels."""
+class Reward(Part):
+    """A source of reward. needs_gold: it reads true labels.
 
-    name: str
-    function: Callable[[Rollouts], np.ndarray]
-    needs_gold: bool = False
+    By default a sample is rewarded 1 for the class of its question's target, else 0.
+    """
+
+    needs_gold: ClassVar[bool] = False
+
+    def targets(self, rollouts: Rollouts) -> Sequence[str | None]:
+        """The class that each question's samples are rewarded for, (Q,); None: no sample is."""
+        raise NotImplementedError
+
+    def rewards(self, rollouts: Rollouts) -> np.ndarray:
+        """rewards_QN, float64."""
+        return agreement(rollouts.keys_QN, self.targets(rollouts))
 
 
 def agreement(keys_QN: Sequence[Sequence[str | None]], label_Q: Sequence[str | None]) -> np.ndarray:

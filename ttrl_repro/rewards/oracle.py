@@ -1,15 +1,21 @@
 """Oracle: 1 for the true answer, else 0. The paper's "RL (leakage)" bound; it reads true labels."""
 
-import numpy as np
+from __future__ import annotations
 
-from ttrl_repro.answers import marked
-from ttrl_repro.rewards.base import Reward, Rollouts, agreement
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
-
-def oracle(rollouts: Rollouts) -> np.ndarray:
-    assert rollouts.gold_Q is not None  # the trainer refuses an unlabelled task
-    keys_QN = [marked(keys, gold) for keys, gold in zip(rollouts.keys_QN, rollouts.gold_Q, strict=True)]
-    return agreement(keys_QN, rollouts.gold_Q)
+from ttrl_repro.answers import right_class
+from ttrl_repro.rewards.base import Reward, Rollouts
 
 
-REWARD = Reward("oracle", oracle, needs_gold=True)
+class Oracle(Reward):
+    """The trainer refuses it for a task without true labels."""
+
+    name: Literal["oracle"] = "oracle"
+    needs_gold: ClassVar[bool] = True
+
+    def targets(self, rollouts: Rollouts) -> Sequence[str | None]:
+        """The class of each true label among the samples'; None where no sample is right."""
+        assert rollouts.gold_Q is not None
+        return [right_class(vote.counts, gold) for vote, gold in zip(rollouts.votes_Q, rollouts.gold_Q, strict=True)]
