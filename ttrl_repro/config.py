@@ -249,8 +249,8 @@ class Experiment(_Strict):
     def _kl_reaches_every_sample(self) -> Experiment:
         if self.algorithm.kl > 0 and self.train.skip_without_signal is True:
             raise ValueError(
-                f"train.skip_without_signal: with algorithm.kl ({self.algorithm.kl}) a sample without advantage changes "
-                f"the update, too; use auto or false"
+                f"train.skip_without_signal: with algorithm.kl ({self.algorithm.kl}) a sample without advantage "
+                f"changes the update, too; use auto or false"
             )
         return self
 

@@ -82,7 +82,7 @@ class Registry(Generic[P]):
             return given
         fields = {"name": given} if isinstance(given, str) else given
         if not isinstance(fields, Mapping) or not isinstance(fields.get("name", ""), str):
-            raise ValueError(f"expected the name of an {self.kind}, or a mapping of name and settings")
+            raise ValueError("expected a name, or a mapping of a name and settings")
         part = self.get(fields.get("name", next(iter(self.own))))
         try:
             return part.model_validate(dict(fields))

@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from ttrl_repro import checkpoints
+from ttrl_repro.adapters import with_adapters
 from ttrl_repro.answers import canonical
 from ttrl_repro.config import Experiment
 from ttrl_repro.errors import Interrupted, UserError
@@ -40,6 +41,7 @@ from ttrl_repro.progress import Progress
 from ttrl_repro.prompts import encode_prompts
 from ttrl_repro.records import Record, Row, refuse_occupied, write_atomic
 from ttrl_repro.rollouts import Engine, make_engine
+from ttrl_repro.side_models import cannot_carry_critic
 from ttrl_repro.summary import codes_by_protocol, headline
 from ttrl_repro.tasks import Task, has_fresh_split, load_task
 from ttrl_repro.tracking import Mirror, wandb_mode
@@ -90,6 +92,14 @@ def prepare(experiment: Experiment) -> Setup:
             f"--nproc_per_node N -m ttrl_repro.cli run ...`, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
         )
     model, tokenizer = load_model(experiment.model, experiment.seeds.base)
+    reason = cannot_carry_critic(model) if experiment.algorithm.needs_critic else None
+    if reason:
+        raise UserError(
+            f"algorithm: {experiment.algorithm.name!r} needs a critic, and none can be made from this model "
+            f"({reason}); use an algorithm without one, such as grpo or rloo"
+        )
+    if experiment.lora is not None:
+        model = with_adapters(model, experiment.lora, experiment.seeds.rl)
     prompts = {f"{t.name}/{t.split}": encode_prompts(t.questions, tokenizer, experiment.prompt) for t in evaluated}
     for by_id in prompts.values():
         refuse_too_long("rollout.max_new_tokens", experiment.rollout.max_new_tokens, model, by_id)

@@ -25,6 +25,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from ttrl_repro import metrics
+from ttrl_repro.adapters import has_adapters
 from ttrl_repro.adaptive import SequentialRule
 from ttrl_repro.answers import Extraction, extraction, outcome, right_class
 from ttrl_repro.config import Experiment
@@ -36,6 +37,7 @@ from ttrl_repro.records import Row
 from ttrl_repro.rewards import Rollouts
 from ttrl_repro.rollouts import Engine, Samples, Sampling, sample_until_decided, uniforms
 from ttrl_repro.seeds import derive_seed, generator
+from ttrl_repro.side_models import SideModel
 from ttrl_repro.updates import by_length, by_prompt, rearranged, with_signal
 from ttrl_repro.votes import Vote, vote
 
@@ -76,6 +78,8 @@ class _Pending:
 # Rows without advantage can be left out of these losses of TRL's: of those that divide by a number known
 # beforehand (of the rollout's tokens) as they are, of those that divide by the rows at hand by rescaling.
 SKIPS = {"dapo": "as it is", "dr_grpo": "per row", "luspo": "per row"}
+
+SIDE_MODELS = "side_models.pt"  # in a checkpoint, where the algorithm has networks beside the policy
 
 PROBED = 8  # rows of a step whose log-probabilities are checked against the model's own forward pass
 
@@ -192,7 +196,9 @@ class TTRLTrainer(GRPOTrainer):
         self._step_started = 0.0
         self._old_logps_known = False
         self._native: dict[int, LogProbs] = {}
-        self.extra_metrics: dict[str, float] = {}  # of the step under way, from a subclass
+        # From subclasses: metrics of the step under way, and networks that checkpoints must hold.
+        self.extra_metrics: dict[str, float] = {}
+        self.side_models: dict[str, SideModel] = {}
         super().__init__(
             model=model,
             reward_funcs=_given_rewards,
@@ -317,6 +323,20 @@ class TTRLTrainer(GRPOTrainer):
         assert self._pending is not None
         return self._mine(self._pending.advantages_QG)
 
+    def kept_rows(self) -> torch.Tensor:
+        """Which of this process's rows are trained on, bool (B,)."""
+        return torch.ones(len(self.trained_rewards()), dtype=torch.bool, device=self.accelerator.device)
+
+    def trained_rewards(self) -> torch.Tensor:
+        """Rewards of this process's rows, (B,)."""
+        assert self._pending is not None
+        trained_QG = np.stack([group.trained for group in self._pending.groups])
+        return self._mine(np.take_along_axis(self._pending.rewards_QN, trained_QG, axis=1))
+
+    def everywhere(self, value: torch.Tensor) -> float:
+        """The sum over the processes of a number."""
+        return float(self.accelerator.reduce(value.double(), reduction="sum"))
+
     def _mine(self, values_QG: np.ndarray) -> torch.Tensor:
         """This process's rows of something of all processes' trained samples, (B,) fp32."""
         own = np.split(values_QG, self.accelerator.num_processes)[self.accelerator.process_index]
@@ -340,10 +360,12 @@ class TTRLTrainer(GRPOTrainer):
     def _logprobs_of(self, model: PreTrainedModel) -> LogProbs | None:
         """The native code for this model, where it can replace the model's own forward pass.
 
-        Not with several processes (their gradients are averaged in hooks of the wrapped forward), and not
-        where the loss needs the entropy's gradient.
+        Not with several processes (their gradients are averaged in hooks of the wrapped forward), not
+        where the loss needs the entropy's gradient, and not through adapters.
         """
         if processes().num_processes > 1 or self._entropy_bonus_enabled or self.top_entropy_quantile < 1:
+            return None
+        if has_adapters(model):
             return None
         if id(model) not in self._native:
             library = native_library(model)
@@ -382,6 +404,14 @@ class TTRLTrainer(GRPOTrainer):
             )
         self._trainer_logps = found[0].detach()
         return found
+
+    def logps_of(self, model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, completion: int) -> torch.Tensor:
+        """Log-probabilities of the last `completion` tokens under any model, (B, completion), at the rollout's T."""
+        native = self._logprobs_of(model)
+        if native is not None:
+            return native.padded(ids, mask, completion, self.temperature)[0]
+        logps: torch.Tensor = super()._get_per_token_logps_and_entropies(model, ids, mask, completion)[0]
+        return logps
 
     def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's loss, without the rows that add nothing to it (all of a group's rewards being equal, say).
@@ -510,8 +540,22 @@ class TTRLTrainer(GRPOTrainer):
             ),
             tokens_prompt=sum(group.prompt_tokens for group in groups),
         )
+        self.extra_metrics = {}
         if self.accelerator.is_main_process:
             self.on_step(result)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.side_models and self.accelerator.is_main_process:
+            path = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}" / SIDE_MODELS
+            torch.save({name: side.state() for name, side in self.side_models.items()}, path)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.side_models and checkpoint is not None:
+            states = torch.load(Path(checkpoint) / SIDE_MODELS, weights_only=True, map_location=self.accelerator.device)
+            for name, side in self.side_models.items():
+                side.load(states[name])
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> RepeatSampler:
         sampler = super()._get_train_sampler(dataset)

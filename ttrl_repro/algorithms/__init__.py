@@ -10,8 +10,6 @@ from ttrl_repro.algorithms.reinforce_pp import ReinforcePP
 from ttrl_repro.algorithms.rloo import RLOO
 from ttrl_repro.parts import Registry
 
-ALGORITHMS: Registry[Algorithm] = Registry(
-    "algorithm", Algorithm, (GRPO, DrGRPO, DAPO, RLOO, ReinforcePP, PPO, PRIME)
-)
+ALGORITHMS: Registry[Algorithm] = Registry("algorithm", Algorithm, (GRPO, DrGRPO, DAPO, RLOO, ReinforcePP, PPO, PRIME))
 
 __all__ = ["ALGORITHMS", "DAPO", "GRPO", "PPO", "PRIME", "RLOO", "Algorithm", "DrGRPO", "ReinforcePP"]

@@ -6,7 +6,7 @@ The upper bound is wider, so that improbable tokens of rewarded samples can stil
 first update, where every w_it is 1: with `train.updates_per_step: 1` this is GRPO.
 
 Differences from the paper: no dynamic sampling (questions without signal are left out of the update, and no others
-are drawn in their place) and no penalty for overlong samples, which a reward without truth about lengths has no use for.
+are drawn in their place), and no penalty for overlong samples.
 """
 
 from __future__ import annotations

@@ -6,17 +6,17 @@
     L       = - 1/|tokens| sum min(w_t A_t, clip(w_t, 1 - c, 1 + c) A_t)
     L_V     = 1/2 1/|tokens| sum max((V - R)^2, (clip(V, V_old - value_clip, V_old + value_clip) - R)^2)
 
-s_t is the prompt and the tokens before token t. The critic is a network of its own that starts from the policy's weights,
-with a linear head of zeros: V = 0 at first, so that step 1 is REINFORCE with whitened returns. It takes
+s_t is the prompt and the tokens before token t. The critic is a network of its own that starts from the policy's
+weights, with a linear head of zeros: V = 0 at first, so that step 1 is REINFORCE with whitened returns. It takes
 `train.updates_per_step` updates per rollout, like the policy, with AdamW at a constant `critic_learning_rate`.
 
 Edge cases: a sample cut at `rollout.max_new_tokens` counts as ended there (no bootstrapping), as in verl. A step whose
 tokens all have one advantage is whitened to 0.
 
 Differences from the paper's runs: no script of theirs was released. Their preview code (OpenRLHF) names a critic
-learning rate of 9e-6 where the policy's is 5e-7: the default here is 18 times the default policy's, too. The released verl
-code writes the reward to the last token of the *last* sample for every row, which GRPO does not see and GAE does; here it
-is at each sample's own last token. The KL term (`kl`) is one of the loss, not of the rewards.
+learning rate of 9e-6 where the policy's is 5e-7: the default here is 18 times the default policy's, too. The released
+verl code writes every row's reward at the length of the *last* sample, which GRPO does not see and GAE does; here
+it is at each sample's own last token. The KL term (`kl`) is one of the loss, not of the rewards.
 """
 
 from __future__ import annotations

@@ -5,12 +5,12 @@
     A_t  = process_weight sum_s>=t gamma^(s-t) (r_s - mean of r over the question's other samples)
          + outcome_weight (o - mean of the question's other outcomes)  both leave-one-out (RLOO)
 
-`mean of r` is the mean over samples of each one's mean over tokens. The process reward model is a language model that starts
-from the base, so that r is 0 at first. Each step it takes one update on the trained samples, and then gives the
-rewards of the same samples ("double forward", the default of the released code). Advantages are whitened over all
+`mean of r` is the mean over samples of each one's mean over tokens. The process reward model is a language model that
+starts from the base, so that r is 0 at first. Each step it takes one update on the trained samples, and then gives
+the rewards of the same samples ("double forward", the default of the released code). Advantages are whitened over all
 tokens (`whiten`), as there. The policy's loss is PPO's clipped one, token-mean.
 
-Edge case: a question whose outcomes are all equal has outcome advantages 0, and still teaches through its token rewards.
+Edge case: a question whose outcomes are all equal has outcome advantages 0, and still teaches by its token rewards.
 
 Differences from the released code: no filtering of questions by their accuracy; log-probabilities are those at the
 rollout's temperature; one update of the reward model per step, not one per mini-batch; in the released script

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
+from ttrl_repro.adapters import weights_of
 from ttrl_repro.rollouts.base import Samples, Sampling, pick
 
 CACHE_BYTES = 512 * 2**20  # of keys and values: as many rows are decoded together as fit in it
@@ -53,7 +54,7 @@ class TorchDecoder:
 
     def _pack(self) -> None:
         """Read the model's weights, folding each norm's weight into the matrix behind it."""
-        weights = {name: tensor.detach().float() for name, tensor in self.model.state_dict().items()}
+        weights = {name: tensor.float() for name, tensor in weights_of(self.model).items()}
         self.embedding = weights["model.embed_tokens.weight"]
         self.layers: list[_Layer] = []
         for i in range(self.model.config.num_hidden_layers):
