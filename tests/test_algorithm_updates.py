@@ -116,8 +116,8 @@ def test_value_loss_and_its_clip_by_hand():
         }
         fake = SimpleNamespace(
             algorithm=SimpleNamespace(value_clip=clip),
-            _passes=lambda batch, rows: [batch],
-            _values=lambda batch: torch.tensor([[0.5, 0.1, 7]]),
+            _passes=lambda batch, _: [batch],
+            _values=lambda _: torch.tensor([[0.5, 0.1, 7]]),
         )
         (loss,) = PPOTrainer._value_losses(fake, part, torch.tensor([0]), 2.0)
         assert loss.item() == pytest.approx(expected)
@@ -237,9 +237,9 @@ def test_two_processes_make_the_update_of_one(tmp_path, pair, name):
     alone, _ = trained(tmp_path, "alone", **sections, train={**ONE, **train, "microbatch": 20})
     ranks = [torch.load(pair / name / f"{rank}.pt", weights_only=False) for rank in range(2)]
     ids, out, pending = alone.rollouts[0]
-    assert sum((rank["ids"] for rank in ranks), []) == ids
+    assert [*ranks[0]["ids"], *ranks[1]["ids"]] == ids
     for key in ("completion_ids", "reward"):
-        assert sum((rank["out"][key] for rank in ranks), []) == out[key]
+        assert [*ranks[0]["out"][key], *ranks[1]["out"][key]] == out[key]
     labels = {group.question_id: group.vote.label for group in pending.groups}
     assert ranks[0]["labels"] == ranks[1]["labels"] == labels
     for rank in ranks:
