@@ -93,13 +93,13 @@ def test_whitened_advantages_of_ppo_have_mean_0_and_variance_1(tmp_path):
 
 def test_the_critic_learns_the_returns(tmp_path):
     """Of the same questions over several steps: less error, and more than none of the variance explained."""
-    algorithm = {"name": "ppo", "critic_learning_rate": 3e-3, "value_clip": None}
-    train = {"steps": 12, "learning_rate": 1e-8, "updates_per_step": 2}
+    algorithm = {"name": "ppo", "critic_learning_rate": 3e-4, "value_clip": None}
+    train = {"steps": 15, "learning_rate": 1e-8, "updates_per_step": 4}
     _, results = trained(tmp_path, algorithm=algorithm, train=train)
     losses = [result.metrics["value_loss"] for result in results]
     assert np.mean(losses[-3:]) < 0.9 * losses[0]
     assert results[0].metrics["explained_variance"] <= 0
-    assert results[-1].metrics["explained_variance"] > 0.05
+    assert np.mean([result.metrics["explained_variance"] for result in results[-3:]]) > 0.03
 
 
 def test_value_loss_and_its_clip_by_hand():
@@ -171,6 +171,10 @@ def test_prime_s_reward_model_takes_the_step_of_its_loss(tmp_path):
     found = {name: p.grad for name, p in trainer.reward_model.module.named_parameters()}
     scale = flat(expected).norm().clamp(min=1.0)  # gradients are clipped at a norm of 1e9 here: not at all
     assert (flat(found) - flat(expected)).norm() / scale < 1e-5
+    # The two networks are their own: the policy's update, whose rate is far larger, moved neither.
+    assert torch.equal(trainer.base.lm_head.weight, base.lm_head.weight)
+    moved = (trainer.reward_model.module.lm_head.weight - base.lm_head.weight).abs().max()
+    assert 0 < moved < 1e-4 < (trainer.model.lm_head.weight - base.lm_head.weight).abs().max()
     batch = trainer.batches[0]
     tokens = [(p, c) for p, c, _ in samples_of(trainer, rewards.tolist())]
     logps = [
@@ -231,8 +235,9 @@ def pair(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_two_processes_make_the_update_of_one(tmp_path, pair, name):
-    """Completions, labels and rewards are the same, and updates to rounding."""
+def test_two_processes_make_the_update_of_one(tmp_path, pair, name, monkeypatch):
+    """Completions, labels and rewards are the same, and updates to rounding (two processes update without native code)."""
+    monkeypatch.setattr("ttrl_repro.trainer.native_library", lambda _: "the test wants it off")
     sections, train = variant(name)
     alone, _ = trained(tmp_path, "alone", **sections, train={**ONE, **train, "microbatch": 20})
     ranks = [torch.load(pair / name / f"{rank}.pt", weights_only=False) for rank in range(2)]
@@ -242,10 +247,13 @@ def test_two_processes_make_the_update_of_one(tmp_path, pair, name):
         assert [*ranks[0]["out"][key], *ranks[1]["out"][key]] == out[key]
     labels = {group.question_id: group.vote.label for group in pending.groups}
     assert ranks[0]["labels"] == ranks[1]["labels"] == labels
+    # RLOO's loss is a sum over a sample's tokens, about 30 times that of the others, which are means.
+    size = tokens_of(alone) / 80 if name.startswith("rloo") else 1.0
+    expected = flat(alone.gradients[0]) / size
     for rank in ranks:
-        difference = flat(rank["gradients"][0]) - flat(alone.gradients[0])
-        assert difference.abs().max() < 1e-6 * max(1.0, float(flat(alone.gradients[0]).abs().max()))
-        assert difference.norm() / flat(alone.gradients[0]).norm() < 2e-5
+        difference = flat(rank["gradients"][0]) / size - expected
+        assert difference.abs().max() < 1e-6
+        assert difference.norm() / expected.norm() < 1e-5
 
 
 def as_rank(folder: Path) -> None:

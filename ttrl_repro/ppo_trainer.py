@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from ttrl_repro.algorithms.ppo import PPO, at_last_token, gae
 from ttrl_repro.side_models import Critic, SideModel, in_passes, scattered, whitened
@@ -19,9 +20,10 @@ class PPOTrainer(TTRLTrainer):
 
     algorithm: PPO
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        critic = Critic(self.accelerator.unwrap_model(self.model))
+    def __init__(self, model: PreTrainedModel, *arguments: Any, **named: Any) -> None:
+        # Before the trainer gets at the model: what it then ties to that very model would come along in a copy.
+        critic = Critic(model)
+        super().__init__(model, *arguments, **named)
         clip = self.experiment.train.gradient_clip
         self.critic = SideModel(critic, self.algorithm.critic_learning_rate, clip, self.accelerator)
         self.side_models["critic"] = self.critic

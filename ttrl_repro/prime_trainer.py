@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from transformers import PreTrainedModel
 
+from ttrl_repro.adapters import has_adapters
 from ttrl_repro.algorithms.prime import PRIME, process_advantages
 from ttrl_repro.side_models import SideModel, in_passes, scattered, whitened
 from ttrl_repro.trainer import TTRLTrainer
@@ -21,14 +23,14 @@ class PRIMETrainer(TTRLTrainer):
 
     algorithm: PRIME
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        policy = self.accelerator.unwrap_model(self.model)
+    def __init__(self, model: PreTrainedModel, *arguments: Any, **named: Any) -> None:
+        # Before the trainer gets at the model: what it then ties to that very model would come along in a copy.
+        reward_model = copy.deepcopy(model)
+        self.base = reward_model if has_adapters(model) else copy.deepcopy(model).requires_grad_(False)
+        super().__init__(model, *arguments, **named)
         clip = self.experiment.train.gradient_clip
-        model = copy.deepcopy(policy)
-        self.reward_model = SideModel(model, self.algorithm.reward_model_learning_rate, clip, self.accelerator)
+        self.reward_model = SideModel(reward_model, self.algorithm.reward_model_learning_rate, clip, self.accelerator)
         self.side_models["reward_model"] = self.reward_model
-        self.base = model if hasattr(model, "disable_adapter") else copy.deepcopy(policy).requires_grad_(False)
 
     def token_advantages(self, batch: dict[str, Any]) -> torch.Tensor:
         """(B, T), 0 for rows that are not trained on; the reward model takes its update first."""

@@ -22,7 +22,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import RepeatSampler
+from trl.trainer.utils import RepeatSampler, selective_log_softmax
 
 from ttrl_repro import metrics
 from ttrl_repro.adapters import has_adapters
@@ -410,7 +410,9 @@ class TTRLTrainer(GRPOTrainer):
         native = self._logprobs_of(model)
         if native is not None:
             return native.padded(ids, mask, completion, self.temperature)[0]
-        logps: torch.Tensor = super()._get_per_token_logps_and_entropies(model, ids, mask, completion)[0]
+        # TRL's own way needs a model that TRL has changed, which these are not.
+        found = model(input_ids=ids, attention_mask=mask, logits_to_keep=completion + 1, use_cache=False)
+        logps: torch.Tensor = selective_log_softmax(found.logits[:, :-1] / self.temperature, ids[:, -completion:])
         return logps
 
     def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
