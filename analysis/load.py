@@ -61,6 +61,8 @@ def load(folder: str | Path) -> Study:
                 "questions": manifest["task"]["fingerprint"],
                 "model": experiment.model,
                 "reward": experiment.reward.name,
+                "algorithm": experiment.algorithm.name,
+                "learning_rate": experiment.train.learning_rate,
                 "steps_done": manifest["steps_done"],
                 "k": experiment.evaluate.k,
                 "temperature": experiment.evaluate.temperature,

@@ -202,22 +202,23 @@ def test_the_native_code_and_a_kl_term(tmp_path, monkeypatch):
     assert theirs[0].metrics["kl"] > 1e-3
 
 
-@pytest.mark.parametrize("updates", [1, 2])
-def test_samples_without_signal_change_nothing(tmp_path, updates):
+@pytest.mark.parametrize(("algorithm", "updates"), [("grpo", 1), ("grpo", 2), ("rloo", 2), ("dr_grpo", 1)])
+def test_samples_without_signal_change_nothing(tmp_path, algorithm, updates):
     """Of ten questions some have only wrong or only right samples in a group of four."""
     settings = {"steps": 1, "updates_per_step": updates}
     found = {}
     for skipped in (True, False):
         train = {**settings, "skip_without_signal": skipped}
-        trainer, results = make(change(train=train, rollout={"trained": 4}), tmp_path / str(skipped))
+        experiment = change(algorithm=algorithm, train=train, rollout={"trained": 4})
+        trainer, results = make(experiment, tmp_path / str(skipped))
         seen = count_rows(trainer)
         trainer.train()
         found[skipped] = trainer.gradients, results[0].metrics, sum(seen)
     assert found[True][2] < found[False][2] == 40
     for ours, theirs in zip(found[True][0], found[False][0], strict=True):
-        assert_same_gradient(ours, theirs)
+        assert (flat(ours) - flat(theirs)).norm() / flat(theirs).norm() < 1e-5
     for name in ("clip_ratio", "loss"):
-        assert found[True][1][name] == pytest.approx(found[False][1][name], abs=1e-6)
+        assert found[True][1][name] == pytest.approx(found[False][1][name], rel=1e-5, abs=1e-6)
 
 
 def count_rows(trainer):
