@@ -260,6 +260,11 @@ class Experiment(_Strict):
     def _reward_has_what_it_needs(self) -> Experiment:
         if self.train.only != "all" and not self.reward.has_targets:
             raise ValueError(f"train.only: {self.train.only!r} needs labels, and reward {self.reward.name!r} has none")
+        if self.algorithm.needs_unit_rewards and not self.reward.unit:
+            raise ValueError(
+                f"algorithm: {self.algorithm.name!r} needs rewards from 0 to 1, which those of {self.reward.name!r} are "
+                f"not; use another algorithm, such as grpo"
+            )
         if self.rollout.engine == "vllm" and self.reward.needs_distributions:
             raise ValueError(
                 f"reward: {self.reward.label()!r} needs the distributions that tokens come from, which vLLM does not "

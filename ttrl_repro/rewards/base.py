@@ -49,12 +49,13 @@ class Reward(Part):
     """A source of reward. By default a sample is rewarded 1 for the answer of its question's target, else 0.
 
     needs_gold: it reads true labels. needs_frozen: it reads labels voted before training. binary: every reward is 0 or 1,
-    so that it can be right or wrong.
+    so that it can be right or wrong. unit: every reward lies in [0, 1].
     """
 
     needs_gold: ClassVar[bool] = False
     needs_frozen: ClassVar[bool] = False
     binary: ClassVar[bool] = True
+    unit: ClassVar[bool] = True
 
     @property
     def needs_distributions(self) -> bool:

@@ -22,6 +22,7 @@ class Entropy(Reward):
 
     name: Literal["entropy"] = "entropy"
     binary: ClassVar[bool] = False
+    unit: ClassVar[bool] = False
 
     @property
     def needs_distributions(self) -> bool:

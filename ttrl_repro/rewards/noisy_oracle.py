@@ -14,8 +14,8 @@ The wrong answer is one of the step's own samples, as a vote's would be:
     modal     the most common of the wrong answers: concentrated wrong votes
     random    any of the wrong answers, equally likely: scattered wrong votes
 
-Both break ties, and `random` makes its choice, by one random order of all answers that question and seed name, so that a
-wrong label stays the same for as long as it is sampled (and nothing of lower order is).
+Ties of `modal` and the choice of `random` go by one random order of all possible answers, which question and seed name: the
+first of those sampled. So a wrong label stays what it is until it is sampled no more, or one that comes before it is.
 
 Edge cases: a question that should have a wrong label and has no wrong sample has no label, and rewards 0; so has one that
 should have its right label and has no right sample, as under `oracle`. Abstentions are never a label.

@@ -25,6 +25,7 @@ class SelfCertainty(Reward):
 
     name: Literal["self_certainty"] = "self_certainty"
     binary: ClassVar[bool] = False
+    unit: ClassVar[bool] = False
 
     @property
     def needs_distributions(self) -> bool:
