@@ -102,9 +102,19 @@ def test_parts_of_another_package(site):
 @pytest.mark.parametrize(
     ("package", "entries", "name", "message"),
     [
-        ("strange", {"strange": "Stranger"}, "strange", "strange:Stranger is no subclass of ttrl_repro.rewards.base.Reward"),
+        (
+            "strange",
+            {"strange": "Stranger"},
+            "strange",
+            "strange:Stranger is no subclass of ttrl_repro.rewards.base.Reward",
+        ),
         ("numeric", {"seven": "number"}, "seven", "numeric:number is no subclass of"),
-        ("renamed", {"yours": "Mine"}, "yours", "renamed:Mine is called 'mine', its entry point 'yours'; they must agree"),
+        (
+            "renamed",
+            {"yours": "Mine"},
+            "yours",
+            "renamed:Mine is called 'mine', its entry point 'yours'; they must agree",
+        ),
         ("taken", {"majority": "Mine"}, "majority", "more than one reward is called 'majority': taken:Mine; uninstall"),
     ],
 )
@@ -117,7 +127,9 @@ def test_entry_points_that_do_not_fit_are_refused(site, package, entries, name, 
 def test_two_packages_with_one_name(site):
     install(site, "first", {"mine": "Mine"})
     install(site, "second", {"mine": "Mine", "other": "Other"})
-    with pytest.raises(ValueError, match="more than one reward is called 'mine': first:Mine, second:Mine; uninstall or"):
+    with pytest.raises(
+        ValueError, match="more than one reward is called 'mine': first:Mine, second:Mine; uninstall or"
+    ):
         REWARDS.get("mine")
     assert REWARDS.get("other").__name__ == "Other"
 

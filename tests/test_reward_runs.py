@@ -116,8 +116,14 @@ def test_a_run_that_began_without_the_newer_columns_goes_on(tmp_path):
             ["reward=weighted", "reward.by=self_certainty", "rollout.engine=vllm"],
             "use rollout.engine 'auto', 'cpu' or 'transformers'",
         ),
-        (["reward=entropy", "algorithm=prime"], "algorithm: 'prime' needs rewards from 0 to 1, which those of 'entropy'"),
-        (["reward=format", "train.only=wrong_label"], "train.only: 'wrong_label' needs labels, and reward 'format' has"),
+        (
+            ["reward=entropy", "algorithm=prime"],
+            "algorithm: 'prime' needs rewards from 0 to 1, which those of 'entropy'",
+        ),
+        (
+            ["reward=format", "train.only=wrong_label"],
+            "train.only: 'wrong_label' needs labels, and reward 'format' has",
+        ),
         (["train.only=lucky"], "train.only: Input should be 'all', 'wrong_label' or 'right_label'"),
         (["task=UNLABELLED", "reward=oracle"], "reward: 'oracle' reads true labels"),
         (["task=UNLABELLED", "reward=noisy_oracle", "reward.correct=0.5"], "reward: 'noisy_oracle' reads true labels"),

@@ -65,7 +65,7 @@ def test_true_labels_do_not_reach_a_label_free_reward(tmp_path, reward):
 @pytest.mark.parametrize("reward", ["entropy", "self_certainty", {"name": "weighted", "by": "self_certainty"}], ids=str)
 def test_an_engine_without_distributions_is_refused_before_any_work(tmp_path, reward):
     engine = SimpleNamespace(name="blind", sees_distributions=False)
-    with pytest.raises(UserError, match="needs the distributions .* engine 'blind' does not give; use rollout.engine"):
+    with pytest.raises(UserError, match=r"needs the distributions .* engine 'blind' does not give; use rollout.engine"):
         TTRLTrainer(None, None, engine, change(reward=reward), {}, None, tmp_path / "checkpoints", print)
     assert not any(tmp_path.iterdir())
 
@@ -148,7 +148,7 @@ def test_questions_that_are_left_out_do_not_move_the_weights(tmp_path, algorithm
 
 
 def test_the_causal_switch_needs_true_labels(tmp_path):
-    with pytest.raises(UserError, match="train.only: 'wrong_label' reads true labels, and the task has none"):
+    with pytest.raises(UserError, match=r"train\.only: 'wrong_label' reads true labels, and the task has none"):
         make(change(train={"only": "wrong_label"}), tmp_path, None)
 
 

@@ -75,7 +75,8 @@ def test_soft_majority_is_the_share_of_the_answer():
 
 
 @pytest.mark.parametrize(
-    ("least_ratio", "kept"), [(0.5, [False, True]), (3 / 8, [True, True]), (0.7, [False, False]), (5 / 8, [False, True])]
+    ("least_ratio", "kept"),
+    [(0.5, [False, True]), (3 / 8, [True, True]), (0.7, [False, False]), (5 / 8, [False, True])],
 )
 def test_gated_majority_keeps_questions_by_their_majority_ratio(least_ratio, kept):
     gated = reward("gated", least_ratio=least_ratio)  # the ratios are 3/8 and 5/8; equal passes
@@ -157,7 +158,9 @@ def test_noisy_oracle_draws_once_per_question_and_run():
     answers, gold = [["1", "2"]] * 1000, ["1"] * 1000
 
     def right(correct, seed=0, run_seed=0):
-        return [t == "1" for t in reward("noisy_oracle", correct=correct).targets(rollouts(answers, gold, seed, run_seed))]
+        return [
+            t == "1" for t in reward("noisy_oracle", correct=correct).targets(rollouts(answers, gold, seed, run_seed))
+        ]
 
     assert 642 < sum(right(0.7)) < 758  # 4 standard deviations of 14.5 around 700
     assert right(0.7) == right(0.7, seed=1)  # another step
@@ -322,9 +325,7 @@ def test_metrics_by_label_by_hand():
         "right_label_reward_accuracy": 1.0,
         "wrong_label_majority_ratio": 3 / 8,
         # Votes 3 2 1 1 1 of 8.
-        "wrong_label_vote_entropy": pytest.approx(
-            3 / 8 * log(8 / 3) + 2 / 8 * log(8 / 2) + 3 * 1 / 8 * log(8)
-        ),
+        "wrong_label_vote_entropy": pytest.approx(3 / 8 * log(8 / 3) + 2 / 8 * log(8 / 2) + 3 * 1 / 8 * log(8)),
         "confidently_wrong": 0.0,
     }
 

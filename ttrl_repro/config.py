@@ -262,8 +262,8 @@ class Experiment(_Strict):
             raise ValueError(f"train.only: {self.train.only!r} needs labels, and reward {self.reward.name!r} has none")
         if self.algorithm.needs_unit_rewards and not self.reward.unit:
             raise ValueError(
-                f"algorithm: {self.algorithm.name!r} needs rewards from 0 to 1, which those of {self.reward.name!r} are "
-                f"not; use another algorithm, such as grpo"
+                f"algorithm: {self.algorithm.name!r} needs rewards from 0 to 1, which those of {self.reward.name!r} "
+                f"are not; use another algorithm, such as grpo"
             )
         if self.rollout.engine == "vllm" and self.reward.needs_distributions:
             raise ValueError(

@@ -572,9 +572,7 @@ class TTRLTrainer(GRPOTrainer):
             values |= metrics.label_based(
                 pending.rollouts, gold_Q, rewards_QN, trained_QG, pending.advantages_QG, binary
             )
-            values |= metrics.by_label(
-                pending.rollouts, gold_Q, rewards_QN, pending.targets_Q, pending.kept_Q, binary
-            )
+            values |= metrics.by_label(pending.rollouts, gold_Q, rewards_QN, pending.targets_Q, pending.kept_Q, binary)
         sampled = sum(int(group.lengths.sum()) for group in groups)
         drawn = sum(group.vote.n for group in groups)
         fallback = self.experiment.answers.final_answer or self.experiment.answers.last_number

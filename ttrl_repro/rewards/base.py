@@ -48,8 +48,8 @@ class Rollouts:
 class Reward(Part):
     """A source of reward. By default a sample is rewarded 1 for the answer of its question's target, else 0.
 
-    needs_gold: it reads true labels. needs_frozen: it reads labels voted before training. binary: every reward is 0 or 1,
-    so that it can be right or wrong. unit: every reward lies in [0, 1].
+    needs_gold: it reads true labels. needs_frozen: it reads labels voted before training. binary: every reward is 0 or
+    1, so that it can be right or wrong. unit: every reward lies in [0, 1].
     """
 
     needs_gold: ClassVar[bool] = False

@@ -4,8 +4,8 @@
 
 Edge case: samples without an answer are rewarded like any other.
 
-Differences from the paper: all tokens count, the end-of-sequence token among them (the paper also tries parts of a sample,
-and finds its last tokens to tell most); distributions are those at the rollout's temperature.
+Differences from the paper: all tokens count, the end-of-sequence token among them (the paper also tries parts of a
+sample, and finds its last tokens to tell most); distributions are those at the rollout's temperature.
 """
 
 from __future__ import annotations

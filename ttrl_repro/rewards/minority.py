@@ -3,8 +3,8 @@
 It has the vote's machinery and the samples' own answers, and teaches away from consensus. If rewarding the majority
 sharpens what the model believes, this must flatten it.
 
-Edge cases: among equally rare answers a seeded draw decides. If all answers are one, that is the rarest too, and all who gave it
-are rewarded. If all samples abstain there is no label.
+Edge cases: among equally rare answers a seeded draw decides. If all answers are one, that is the rarest too, and all
+who gave it are rewarded. If all samples abstain there is no label.
 """
 
 from __future__ import annotations

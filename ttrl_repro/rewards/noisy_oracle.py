@@ -5,20 +5,21 @@
 
 The dose-response of label accuracy: the same reward, update and questions at any accuracy of the labels. Whether a
 question's label is right is drawn once per question and seed and kept over the whole run, because that is what wrong
-votes do: noise drawn anew at every step would cancel out over steps. Questions that are right at one `correct` are so at
-any higher one with the same seed. Of n questions a binomial number is right, not exactly `correct` * n: `target_accuracy`
-in the metrics says how many.
+votes do: noise drawn anew at every step would cancel out over steps. Questions that are right at one `correct` are so
+at any higher one with the same seed. Of n questions a binomial number is right, not exactly `correct` * n:
+`target_accuracy` in the metrics says how many.
 
 The wrong answer is one of the step's own samples, as a vote's would be:
 
     modal     the most common of the wrong answers: concentrated wrong votes
     random    any of the wrong answers, equally likely: scattered wrong votes
 
-Ties of `modal` and the choice of `random` go by one random order of all possible answers, which question and seed name: the
-first of those sampled. So a wrong label stays what it is until it is sampled no more, or one that comes before it is.
+Ties of `modal` and the choice of `random` go by one random order of all possible answers, which question and seed
+name: the first of those sampled. So a wrong label stays what it is until it is sampled no more, or one that comes
+before it is.
 
-Edge cases: a question that should have a wrong label and has no wrong sample has no label, and rewards 0; so has one that
-should have its right label and has no right sample, as under `oracle`. Abstentions are never a label.
+Edge cases: a question that should have a wrong label and has no wrong sample has no label, and rewards 0; so has one
+that should have its right label and has no right sample, as under `oracle`. Abstentions are never a label.
 """
 
 from __future__ import annotations

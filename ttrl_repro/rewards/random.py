@@ -2,8 +2,8 @@
 
     r_i ~ Bernoulli(probability)
 
-What a run gains under it is not taught by the reward. Draws are seeded by step, question and place of the sample. A sample
-without an answer is rewarded like any other.
+What a run gains under it is not taught by the reward. Draws are seeded by step, question and place of the sample. A
+sample without an answer is rewarded like any other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class Random(Reward):
         """See the module."""
         return filled(
             [
-                (generator(rollouts.seed, "random", question).random(len(keys)) < self.probability).astype(float).tolist()
+                (generator(rollouts.seed, "random", question).random(len(keys)) < self.probability)
+                .astype(float)
+                .tolist()
                 for question, keys in zip(rollouts.question_ids, rollouts.keys_QN, strict=True)
             ],
             0.0,

@@ -3,8 +3,8 @@
     r_i = mean over the tokens t of sample i of KL(uniform || p_t)
         = mean over t of ( - log V - mean over the vocabulary j of log p_t(j) )
 
-Unlike the entropy (KL(p || uniform), up to sign and a constant) it looks at what the model deems improbable: it grows without
-bound as tokens are ruled out. Its scale depends on V, so compare runs of one model only.
+Unlike the entropy (KL(p || uniform), up to sign and a constant) it looks at what the model deems improbable: it grows
+without bound as tokens are ruled out. Its scale depends on V, so compare runs of one model only.
 
 Edge case: samples without an answer are rewarded like any other.
 

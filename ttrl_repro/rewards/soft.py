@@ -2,15 +2,15 @@
 
     r_i = (samples whose answer is that of i) / N
 
-This is the reward of EMPO (Zhang et al. 2025, arXiv 2504.05812), the probability of a sample's cluster of meaning, which
-lowers the entropy over answers. Against the majority's 1 and 0 the second most common answer is rewarded too, by its
-share, so that a narrow vote teaches little.
+This is the reward of EMPO (Zhang et al. 2025, arXiv 2504.05812), the probability of a sample's cluster of meaning,
+which lowers the entropy over answers. Against the majority's 1 and 0 the second most common answer is rewarded too,
+by its share, so that a narrow vote teaches little.
 
 Edge case: a sample without an answer has reward 0; it counts in N.
 
-Differences from EMPO: shares are of all N votes, not of the trained samples; questions whose entropy over answers is very
-high or very low are not left out (there: two thresholds; `gated` leaves out the former); its clusters of free-form answers,
-made by a second model, have no counterpart here.
+Differences from EMPO: shares are of all N votes, not of the trained samples; questions whose entropy over answers is
+very high or very low are not left out (there: two thresholds; `gated` leaves out the former); its clusters of
+free-form answers, made by a second model, have no counterpart here.
 """
 
 from __future__ import annotations

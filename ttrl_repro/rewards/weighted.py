@@ -8,12 +8,12 @@ The geometric mean of a sample's token probabilities is the weight of Wang et al
 "weighted sum, normalized"), where it was no better than counting. Self-certainty is that of Kang et al. 2025 (arXiv
 2502.18581).
 
-Edge cases: samples without an answer do not vote; a class of weight 0 cannot win; exact ties are broken by a seeded draw.
-If nobody votes there is no label.
+Edge cases: samples without an answer do not vote; a class of weight 0 cannot win; exact ties are broken by a seeded
+draw. If nobody votes there is no label.
 
-Differences from those papers: there the vote is the final answer, here it is a label to train on, and the reward is 1 or 0
-whatever the winner's weight. Kang et al. vote with powers of ranks (Borda), not with self-certainty itself. Log-probabilities
-and distributions are those at the rollout's temperature.
+Differences from those papers: there the vote is the final answer, here it is a label to train on, and the reward is 1
+or 0 whatever the winner's weight. Kang et al. vote with powers of ranks (Borda), not with self-certainty itself.
+Log-probabilities and distributions are those at the rollout's temperature.
 """
 
 from __future__ import annotations

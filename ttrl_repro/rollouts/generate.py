@@ -64,13 +64,14 @@ class GenerateEngine:
         shape = (len(rows), sampling.max_new_tokens)
         tokens_RT = np.zeros(shape, np.int64)
         logprobs_RT, entropies_RT, certainties_RT = (np.zeros(shape, np.float32) for _ in range(3))
+        arrays: list[np.ndarray] = [tokens_RT, logprobs_RT, entropies_RT, certainties_RT]
         was_training = self.model.training
         self.model.eval()
         for start in range(0, len(order), self.rows):
             batch = order[start : start + self.rows]
             found = self._generate([prompts[rows[row]] for row in batch], uniforms_RT[batch], sampling)
             width = found[0].shape[1]
-            for array, part in zip((tokens_RT, logprobs_RT, entropies_RT, certainties_RT), found, strict=True):
+            for array, part in zip(arrays, found, strict=True):
                 array[batch, :width] = part
             report(len(batch))
         self.model.train(was_training)
@@ -79,7 +80,7 @@ class GenerateEngine:
         finished_R = np.any(ends_RT, axis=1)
         lengths_R = np.where(finished_R, ends_RT.argmax(axis=1) + 1, sampling.max_new_tokens)
         beyond_RT = np.arange(shape[1]) >= lengths_R[:, None]
-        for array in (tokens_RT, logprobs_RT, entropies_RT, certainties_RT):
+        for array in arrays:
             array[beyond_RT] = 0
         return Samples.of_rows(n, tokens_RT, lengths_R, finished_R, logprobs_RT, entropies_RT, certainties_RT)
 
