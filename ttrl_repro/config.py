@@ -154,7 +154,8 @@ class Train(_Strict):
     of an update's); the largest size that divides an update is taken. It bounds memory and does not
     change the loss. gradient_checkpointing: less memory, more time (the native code ignores it).
     skip_without_signal: samples whose advantage is 0 (a group whose rewards are all equal) are left out of
-    the update, which they do not change; `auto` does so wherever that is exact.
+    the update, which they do not change; `auto` does so wherever that is exact. only: train on questions alone whose
+    label, the one that the reward teaches, is wrong (or right): an analysis that reads true labels, as the oracle does.
     """
 
     steps: int = Field(40, ge=1)
@@ -168,6 +169,7 @@ class Train(_Strict):
     gradient_clip: float = Field(1.0, gt=0)
     gradient_checkpointing: bool = False
     skip_without_signal: bool | Literal["auto"] = "auto"
+    only: Literal["all", "wrong_label", "right_label"] = "all"
     checkpoint_every: int = Field(10, ge=1)
 
 
@@ -255,6 +257,22 @@ class Experiment(_Strict):
         return self
 
     @model_validator(mode="after")
+    def _reward_has_what_it_needs(self) -> Experiment:
+        if self.train.only != "all" and not self.reward.has_targets:
+            raise ValueError(f"train.only: {self.train.only!r} needs labels, and reward {self.reward.name!r} has none")
+        if self.algorithm.needs_unit_rewards and not self.reward.unit:
+            raise ValueError(
+                f"algorithm: {self.algorithm.name!r} needs rewards from 0 to 1, which those of {self.reward.name!r} "
+                f"are not; use another algorithm, such as grpo"
+            )
+        if self.rollout.engine == "vllm" and self.reward.needs_distributions:
+            raise ValueError(
+                f"reward: {self.reward.label()!r} needs the distributions that tokens come from, which vLLM does not "
+                f"give; use rollout.engine 'auto', 'cpu' or 'transformers'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _temperatures_of_vllm(self) -> Experiment:
         hottest = max(self.rollout.temperature, *self.evaluate.base_temperatures)
         if self.rollout.engine == "vllm" and hottest > 2:
@@ -318,6 +336,8 @@ def _override(content: dict[str, Any], override: str) -> None:
         raise UserError(f"override {override!r}: expected key=value, as in train.steps=10")
     at = content
     for part in parts[:-1]:
+        if at is content and part in ("algorithm", "reward") and isinstance(at.get(part), str):
+            at[part] = {"name": at[part]}
         at = at.setdefault(part, {})
         if not isinstance(at, dict):
             raise UserError(f"override {override!r}: {part!r} is not a group of fields")

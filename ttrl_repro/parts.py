@@ -83,14 +83,17 @@ class Registry(Generic[P]):
         fields = {"name": given} if isinstance(given, str) else given
         if not isinstance(fields, Mapping) or not isinstance(fields.get("name", ""), str):
             raise ValueError("expected a name, or a mapping of a name and settings")
-        part = self.get(fields.get("name", next(iter(self.own))))
+        name = fields.get("name", next(iter(self.own)))
+        part = self.get(name)
         try:
             return part.model_validate(dict(fields))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(at) for at in first["loc"])
             if first["type"] == "extra_forbidden":
-                known = ", ".join(name for name in part.model_fields if name != "name") or "none"
-                raise ValueError(f"{where}: unknown setting of {fields['name']!r}; known: {known}") from None
+                known = ", ".join(field for field in part.model_fields if field != "name") or "none"
+                raise ValueError(f"{where}: unknown setting of {name!r}; known: {known}") from None
+            if first["type"] == "missing":
+                raise ValueError(f"{name!r} needs a setting: {{name: {name}, {where}: ...}}") from None
             message = first["msg"].removeprefix("Value error, ")
             raise ValueError(f"{where}: {message}" if where else message) from None

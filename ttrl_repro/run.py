@@ -85,6 +85,10 @@ def prepare(experiment: Experiment) -> Setup:
         raise UserError(f"evaluate.tasks: two tasks have one name ({', '.join(n for n, _ in names)}); rename a file")
     if experiment.reward.needs_gold and not task.labelled:
         raise UserError(f"reward: {experiment.reward.name!r} reads true labels, and {experiment.task} has no answers")
+    if experiment.train.only != "all" and not task.labelled:
+        raise UserError(
+            f"train.only: {experiment.train.only!r} reads true labels, and {experiment.task} has no answers; use all"
+        )
     plan_batches(experiment, len(task.questions), processes().num_processes)
     if torch.cuda.device_count() > 1 and processes().num_processes == 1:
         raise UserError(

@@ -103,7 +103,8 @@ def in_passes(batch: Batch, rows: Sequence[int] | torch.Tensor, size: int) -> It
     taken = {key: value[chosen] for key, value in batch.items() if isinstance(value, torch.Tensor) and value.dim() > 0}
     taken["row"] = chosen
     pieces = [{key: value[at : at + size] for key, value in taken.items()} for at in range(0, len(chosen), size)]
-    yield from rearranged(pieces, by_length)
+    if pieces:
+        yield from rearranged(pieces, by_length)
 
 
 def scattered(passes: Iterator[tuple[Batch, torch.Tensor]], like: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
@@ -30,6 +30,7 @@ from ttrl_repro.adaptive import SequentialRule
 from ttrl_repro.answers import Extraction, extraction, outcome, right_class
 from ttrl_repro.config import Experiment
 from ttrl_repro.errors import UserError
+from ttrl_repro.frozen import FrozenLabel, read_frozen, write_frozen
 from ttrl_repro.native.logprobs import LogProbs
 from ttrl_repro.native.support import native_library
 from ttrl_repro.processes import processes
@@ -59,6 +60,8 @@ class _Group:
     lengths: np.ndarray  # (N,)
     finished: np.ndarray  # (N,)
     mean_logprobs: np.ndarray  # (N,)
+    entropies: np.ndarray  # mean over each sample's tokens, nats, (N,)
+    certainties: np.ndarray | None  # the same of the self-certainty; None: the engine gives none
     entropy: float  # sum over all tokens of all samples, nats
     prompt_tokens: int
 
@@ -70,7 +73,9 @@ class _Pending:
     groups: list[_Group]
     rollouts: Rollouts
     rewards_QN: np.ndarray
-    advantages_QG: np.ndarray  # of the trained samples
+    targets_Q: Sequence[str | None] | None  # keys of the labels that the reward teaches, where it has any
+    kept_Q: np.ndarray  # bool: whether a question is trained on
+    advantages_QG: np.ndarray  # of the trained samples; 0 for questions that are not kept
     sampling_seconds: float
     voting_seconds: float
 
@@ -78,6 +83,8 @@ class _Pending:
 # Rows without advantage can be left out of these losses of TRL's: of those that divide by a number known
 # beforehand (of the rollout's tokens) as they are, of those that divide by the rows at hand by rescaling.
 SKIPS = {"dapo": "as it is", "dr_grpo": "per row", "luspo": "per row"}
+
+FROZEN = "frozen_labels.json"  # in the record, where the reward is agreement with labels from before training
 
 SIDE_MODELS = "side_models.pt"  # in a checkpoint, where the algorithm has networks beside the policy
 
@@ -167,8 +174,9 @@ class TTRLTrainer(GRPOTrainer):
 
     Algorithms with networks of their own subclass it (`token_advantages`, `side_models`).
 
-    `gold` (question id -> key of the true label) is for diagnostics, and for a reward that declares
-    `needs_gold`; nothing else reads it. `on_step` is called after every step, on the main process.
+    `gold` (question id -> key of the true label) is for diagnostics, for a reward that declares
+    `needs_gold` and for `train.only`; nothing else reads it. `folder`: the record's, for checkpoints.
+    `on_step` is called after every step, on the main process.
     """
 
     _buffered_inputs: list[dict[str, torch.Tensor]]  # TRL's: the forward passes of the step under way
@@ -190,6 +198,15 @@ class TTRLTrainer(GRPOTrainer):
         self.algorithm, self.reward = experiment.algorithm, experiment.reward
         if self.reward.needs_gold and gold is None:
             raise UserError(f"reward: {self.reward.name!r} reads true labels, and the task has none")
+        if experiment.train.only != "all" and gold is None:
+            raise UserError(f"train.only: {experiment.train.only!r} reads true labels, and the task has none")
+        if self.reward.needs_distributions and not engine.sees_distributions:
+            raise UserError(
+                f"reward: {self.reward.label()!r} needs the distributions that tokens come from, which engine "
+                f"{engine.name!r} does not give; use rollout.engine 'auto', 'cpu' or 'transformers'"
+            )
+        self.frozen_path = folder.parent / FROZEN
+        self.frozen: dict[str, FrozenLabel] | None = None
         count = processes().num_processes
         self.plan = plan_batches(experiment, len(prompts), count)
         self._pending: _Pending | None = None
@@ -216,6 +233,34 @@ class TTRLTrainer(GRPOTrainer):
         """Whole steps behind us."""
         return int(self.state.global_step // self.experiment.train.updates_per_step)
 
+    # -- before training --------------------------------------------------------------------------
+
+    def train(self, *arguments: Any, **named: Any) -> Any:
+        """TRL's. The weights are the base's here, also where a run goes on: its checkpoint is loaded further in."""
+        if self.reward.needs_frozen:
+            self.frozen = self._frozen_labels()
+        return super().train(*arguments, **named)
+
+    def _frozen_labels(self) -> dict[str, FrozenLabel]:
+        """The base's vote on every question: the record's where it has them, else sampled now and written there."""
+        main, ids = self.accelerator.is_main_process, list(self.prompts)
+        known = read_frozen(self.frozen_path, ids) if main and self.frozen_path.exists() else None
+        [known] = broadcast_object_list([known])
+        if known is not None:
+            return known
+        mine = ids[self.accelerator.process_index :: self.accelerator.num_processes]
+        seed = derive_seed(self.experiment.seeds.rl, "frozen")
+        samples, drawn_Q = self._sample(mine, seed)
+        groups = [self._vote_on(question, q, samples, int(drawn_Q[q]), seed) for q, question in enumerate(mine)]
+        voted: list[tuple[str, FrozenLabel]] = gather_object(
+            [(group.question_id, FrozenLabel.of(group.vote, int(group.lengths.sum()))) for group in groups]
+        )
+        by_id = dict(voted)
+        labels = {question: by_id[question] for question in ids}
+        if main:
+            write_frozen(self.frozen_path, labels)
+        return labels
+
     # -- rollout -> vote -> reward ---------------------------------------------------------------
 
     @staticmethod
@@ -237,12 +282,24 @@ class TTRLTrainer(GRPOTrainer):
             [group.vote for group in groups],
             self._gold_of(groups) if self.reward.needs_gold else None,
             derive_seed(seed, "reward"),
+            derive_seed(self.experiment.seeds.rl, "reward"),
+            [group.mean_logprobs for group in groups],
+            [group.entropies for group in groups],
+            _certainties(groups),
+            [self.frozen[group.question_id].key for group in groups] if self.frozen is not None else None,
         )
-        rewards_QN = self.reward.rewards(rollouts)
+        rewards_QN, targets_Q = self.reward.rewards(rollouts), self.reward.targets(rollouts)
+        kept_Q = self.reward.keeps(rollouts) & self._chosen(rollouts, targets_Q, groups)
         trained_QG = np.stack([group.trained for group in groups])
-        advantages_QG = self.algorithm.advantages(np.take_along_axis(rewards_QN, trained_QG, axis=1))
+        rewards_QG = np.take_along_axis(rewards_QN, trained_QG, axis=1)
+        advantages_QG = np.zeros(rewards_QG.shape)
+        if kept_Q.any():
+            # Other questions have no part in a baseline either.
+            advantages_QG[kept_Q] = self.algorithm.advantages(rewards_QG[kept_Q])
         voted = time.perf_counter()
-        self._pending = _Pending(groups, rollouts, rewards_QN, advantages_QG, sampled - started, voted - sampled)
+        self._pending = _Pending(
+            groups, rollouts, rewards_QN, targets_Q, kept_Q, advantages_QG, sampled - started, voted - sampled
+        )
         first = self.accelerator.process_index * len(ids)
         rows = [(q, int(n)) for q, group in enumerate(mine) for n in group.trained]
         return {
@@ -251,6 +308,16 @@ class TTRLTrainer(GRPOTrainer):
             "logprobs": [samples.logprobs(q, n) for q, n in rows],
             "reward": [float(rewards_QN[first + q, n]) for q, n in rows],
         }
+
+    def _chosen(
+        self, rollouts: Rollouts, targets_Q: Sequence[str | None] | None, groups: Sequence[_Group]
+    ) -> np.ndarray:
+        """Bool (Q,): what `train.only` trains on."""
+        only = self.experiment.train.only
+        if only == "all":
+            return np.ones(len(groups), dtype=bool)
+        assert targets_Q is not None
+        return metrics.right_labels(rollouts, targets_Q, self._gold_of(groups)) == (only == "right_label")
 
     def _sample(self, ids: list[str], seed: int) -> tuple[Samples, np.ndarray]:
         """The samples of each question, and how many it got: all, or as many as decided its vote."""
@@ -292,6 +359,10 @@ class TTRLTrainer(GRPOTrainer):
             lengths=lengths,
             finished=samples.finished_QN[q, :n],
             mean_logprobs=samples.logprobs_QNT[q, :n].sum(axis=1, dtype=np.float64) / lengths,
+            entropies=samples.entropies_QNT[q, :n].sum(axis=1, dtype=np.float64) / lengths,
+            certainties=None
+            if samples.certainties_QNT is None
+            else samples.certainties_QNT[q, :n].sum(axis=1, dtype=np.float64) / lengths,
             entropy=float(samples.entropies_QNT[q].sum(dtype=np.float64)),
             prompt_tokens=len(self.prompts[question]),
         )
@@ -325,7 +396,9 @@ class TTRLTrainer(GRPOTrainer):
 
     def kept_rows(self) -> torch.Tensor:
         """Which of this process's rows are trained on, bool (B,)."""
-        return torch.ones(len(self.trained_rewards()), dtype=torch.bool, device=self.accelerator.device)
+        assert self._pending is not None
+        kept_QG = np.repeat(self._pending.kept_Q[:, None], self.experiment.rollout.trained, axis=1)
+        return self._mine(kept_QG).bool()
 
     def trained_rewards(self) -> torch.Tensor:
         """Rewards of this process's rows, (B,)."""
@@ -495,11 +568,13 @@ class TTRLTrainer(GRPOTrainer):
         groups, step = pending.groups, self.steps_done
         trained_QG = np.stack([group.trained for group in groups])
         values: dict[str, float | None] = dict(metrics.label_free(pending.rollouts, pending.rewards_QN))
+        values["kept_rate"] = float(pending.kept_Q.mean())
         if self.gold is not None:
-            gold_Q = self._gold_of(groups)
-            values.update(
-                metrics.label_based(pending.rollouts, gold_Q, pending.rewards_QN, trained_QG, pending.advantages_QG)
+            gold_Q, rewards_QN, binary = self._gold_of(groups), pending.rewards_QN, self.reward.binary
+            values |= metrics.label_based(
+                pending.rollouts, gold_Q, rewards_QN, trained_QG, pending.advantages_QG, binary
             )
+            values |= metrics.by_label(pending.rollouts, gold_Q, rewards_QN, pending.targets_Q, pending.kept_Q, binary)
         sampled = sum(int(group.lengths.sum()) for group in groups)
         drawn = sum(group.vote.n for group in groups)
         fallback = self.experiment.answers.final_answer or self.experiment.answers.last_number
@@ -530,7 +605,12 @@ class TTRLTrainer(GRPOTrainer):
                 "training_seconds": seconds - pending.sampling_seconds - pending.voting_seconds,
                 "sampled_tokens_per_second": sampled / pending.sampling_seconds,
             },
-            votes=[_vote_row(step, group, self.gold) for group in groups],
+            votes=[
+                _vote_row(step, group, self.gold, target, kept)
+                for group, target, kept in zip(
+                    groups, pending.targets_Q or [None] * len(groups), pending.kept_Q.tolist(), strict=True
+                )
+            ],
             samples=[
                 row
                 for group, rewards in zip(groups, pending.rewards_QN, strict=True)
@@ -568,7 +648,12 @@ class TTRLTrainer(GRPOTrainer):
         """No card beside every checkpoint: the record says more than TRL's template."""
 
 
-def _vote_row(step: int, group: _Group, gold: Mapping[str, str] | None) -> Row:
+def _certainties(groups: Sequence[_Group]) -> list[np.ndarray] | None:
+    found = [group.certainties for group in groups if group.certainties is not None]
+    return found if len(found) == len(groups) else None
+
+
+def _vote_row(step: int, group: _Group, gold: Mapping[str, str] | None, target: str | None, kept: bool) -> Row:
     v = group.vote
     top = list(v.counts.values())
     key = gold[group.question_id] if gold is not None else None
@@ -585,6 +670,8 @@ def _vote_row(step: int, group: _Group, gold: Mapping[str, str] | None) -> Row:
         "classes": len(v.counts),
         "tied": v.tied,
         "abstained": v.abstained,
+        "target_key": target,
+        "kept": kept,
     }
 
 

@@ -33,6 +33,7 @@ class Algorithm(Part):
 
     loss: ClassVar[Loss] = "dapo"
     needs_critic: ClassVar[bool] = False
+    needs_unit_rewards: ClassVar[bool] = False  # rewards that lie in [0, 1]
     # "module:class" of the trainer; named, not imported, so that reading a config loads no PyTorch.
     trainer: ClassVar[str] = "ttrl_repro.trainer:TTRLTrainer"
 

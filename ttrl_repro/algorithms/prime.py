@@ -38,6 +38,7 @@ class PRIME(Algorithm):
     whiten: bool = True
     reward_model_learning_rate: float = Field(6e-5, ge=0)
 
+    needs_unit_rewards: ClassVar[bool] = True
     trainer: ClassVar[str] = "ttrl_repro.prime_trainer:PRIMETrainer"
 
     def advantages(self, rewards_QG: np.ndarray) -> np.ndarray:

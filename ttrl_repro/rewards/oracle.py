@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from ttrl_repro.answers import right_class
 from ttrl_repro.rewards.base import Reward, Rollouts
 
 
 class Oracle(Reward):
-    """The trainer refuses it for a task without true labels."""
+    """A question without a right sample has rewards 0. The trainer refuses it for a task without true labels."""
 
     name: Literal["oracle"] = "oracle"
     needs_gold: ClassVar[bool] = True
 
     def targets(self, rollouts: Rollouts) -> Sequence[str | None]:
-        """The class of each true label among the samples'; None where no sample is right."""
+        """The true labels."""
         assert rollouts.gold_Q is not None
-        return [right_class(vote.counts, gold) for vote, gold in zip(rollouts.votes_Q, rollouts.gold_Q, strict=True)]
+        return rollouts.gold_Q

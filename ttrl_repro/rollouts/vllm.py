@@ -69,6 +69,7 @@ class VllmEngine:
     """
 
     name = "vllm"
+    sees_distributions = False
 
     def __init__(self, model: PreTrainedModel, eos_ids: list[int], settings: Vllm) -> None:
         _require_vllm()
