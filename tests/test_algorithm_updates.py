@@ -236,7 +236,7 @@ def pair(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", SHARED)
 def test_two_processes_make_the_update_of_one(tmp_path, pair, name, monkeypatch):
-    """Completions, labels and rewards are the same, and updates to rounding (two processes update without native code)."""
+    """Completions, labels and rewards are the same, and updates to rounding: without native code, as two have none."""
     monkeypatch.setattr("ttrl_repro.trainer.native_library", lambda _: "the test wants it off")
     sections, train = variant(name)
     alone, _ = trained(tmp_path, "alone", **sections, train={**ONE, **train, "microbatch": 20})

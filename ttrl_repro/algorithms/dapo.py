@@ -15,17 +15,14 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ttrl_repro.algorithms.base import Algorithm
 from ttrl_repro.algorithms.grpo import GRPO
 
 
-class DAPO(Algorithm):
+class DAPO(GRPO):
     """GRPO's advantages; clip_high: the ratio may rise to 1 + clip_high."""
 
-    name: Literal["dapo"] = "dapo"
+    name: Literal["dapo"] = "dapo"  # type: ignore[assignment]
     clip_high: float = Field(0.28, gt=0)
-
-    advantages = GRPO.advantages
 
     @model_validator(mode="after")
     def _wider_above(self) -> DAPO:
