@@ -105,12 +105,14 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_settings_resume_bitwise_too(tmp_path, name):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    start(Experiment.model_validate(OTHERS[name]), whole)
+    experiment = Experiment.model_validate(OTHERS[name])
+    last_checkpoint = f"checkpoint-{4 * experiment.train.updates_per_step}"
+    start(experiment, whole)
     shutil.copytree(whole, cut)
-    shutil.rmtree(cut / "checkpoints" / "checkpoint-4")
+    shutil.rmtree(cut / "checkpoints" / last_checkpoint)
     set_state(cut, "interrupted")
     resume(cut)
-    same_outcome(whole, cut, "checkpoint-4")
+    same_outcome(whole, cut, last_checkpoint)
     last = read_jsonl(cut / "metrics.jsonl")[-1]
     if "KL" in name:
         assert last["kl"] > 0

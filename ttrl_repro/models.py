@@ -7,11 +7,15 @@ from importlib import resources
 from pathlib import Path
 
 import torch
+from peft import AutoPeftModelForCausalLM
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ttrl_repro.errors import UserError
 from ttrl_repro.miniature.recipes import recipe_names
+
+
+ADAPTERS = "adapter_config.json"  # PEFT's, in a folder of adapters
 
 
 def bases_folder() -> Path:
@@ -43,7 +47,7 @@ def locate(name: str, base_seed: int = 0) -> str:
         return str(path)
     path = Path(name).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not (path / "config.json").is_file() and not (path / ADAPTERS).is_file():
             raise UserError(f"model: {name} has no config.json, so it is not a saved model")
         return str(path)
     # `models/foo` beside an existing folder `models` is a mistyped path, not a hub id.
@@ -63,7 +67,12 @@ def load_model(name: str, base_seed: int = 0) -> tuple[PreTrainedModel, PreTrain
     """
     source = locate(name, base_seed)
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+        if (Path(source) / ADAPTERS).is_file():
+            # Adapters know their base by the name that it was loaded by; together they are one model again.
+            adapted = AutoPeftModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+            model = adapted.merge_and_unload()
+        else:
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         # transformers says "offline", "not found", "gated" and "corrupted" in its first sentence.
