@@ -162,7 +162,8 @@ class TTRLTrainer(GRPOTrainer):
     """GRPO on pseudo-labels.
 
     `gold` (question id -> key of the true label) is for diagnostics, and for a reward that declares
-    `needs_gold`; nothing else reads it. `on_step` is called after every step, on the main process.
+    `needs_gold`; nothing else reads it. `on_step` is called after every step, on the main process; with
+    `watch.stop` a true answer ends the training there, with a checkpoint (`ended` then says so, on every process).
     """
 
     _buffered_inputs: list[dict[str, torch.Tensor]]  # TRL's: the forward passes of the step under way
@@ -176,7 +177,7 @@ class TTRLTrainer(GRPOTrainer):
         prompts: Mapping[str, list[int]],
         gold: Mapping[str, str] | None,
         folder: Path,
-        on_step: Callable[[StepResult], None],
+        on_step: Callable[[StepResult], bool | None],
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         self.experiment, self.engine, self.prompts = experiment, engine, prompts
@@ -186,6 +187,7 @@ class TTRLTrainer(GRPOTrainer):
             raise UserError(f"reward: {experiment.reward!r} reads true labels, and the task has none")
         count = processes().num_processes
         self.plan = plan_batches(experiment, len(prompts), count)
+        self.ended = False
         self._pending: _Pending | None = None
         self._step_started = 0.0
         self._old_logps_known = False
@@ -489,8 +491,9 @@ class TTRLTrainer(GRPOTrainer):
             ),
             tokens_prompt=sum(group.prompt_tokens for group in groups),
         )
-        if self.accelerator.is_main_process:
-            self.on_step(result)
+        end = self.accelerator.is_main_process and bool(self.on_step(result))
+        if self.experiment.watch.stop and any(gather_object([end])):
+            self.ended = self.control.should_save = self.control.should_training_stop = True
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> RepeatSampler:
         sampler = super()._get_train_sampler(dataset)
