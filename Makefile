@@ -53,6 +53,8 @@ test: lint
 figures: venv
 	$(BIN)/python paper_figures/fig09_fig12_label_accuracy.py
 	$(BIN)/python paper_figures/table_controls.py
+	$(BIN)/python paper_figures/table_arms.py algorithms
+	$(BIN)/python paper_figures/table_arms.py rewards
 	$(BIN)/python paper_figures/votes_on_real_answers.py
 
 bench: venv
@@ -62,7 +64,7 @@ unchanged: venv
 	$(BIN)/python bench/unchanged.py
 
 controls: venv
-	PATH="$(abspath $(BIN)):$$PATH" experiments/controls.sh runs/controls
+	PATH="$(abspath $(BIN)):$$PATH" experiments/replicates.sh runs/controls experiments/control-*.yaml
 	$(BIN)/python paper_figures/table_controls.py runs/controls/*/ --out runs/controls
 
 vllm-env: $(VLLM_STAMP)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -34,7 +36,7 @@ def per_run(study: Study) -> pd.DataFrame:
                       float((last[:, :k] >= 0).mean() - (first[:, :k] >= 0).mean()))  # fmt: skip
             replicate = f"b{run['seed_base']}-d{run['seed_draw']}-r{run['seed_rl']}"
             rows.append(
-                {"reward": run["reward"], "split": split, "replicate": replicate}
+                {"name": run["name"], "reward": run["reward"], "split": split, "replicate": replicate}
                 | dict(zip(MEASURES, values, strict=True))
             )
     if not rows:
@@ -56,17 +58,17 @@ def with_paired(runs: pd.DataFrame) -> pd.DataFrame:
     return paired.assign(**{PAIRED: paired["gain"] - paired["control"]}).drop(columns="control")
 
 
-def summarise(runs: pd.DataFrame) -> pd.DataFrame:
-    """Mean and t interval over replicates of every measure: reward, split, n, measure, mean, low, high."""
+def summarise(runs: pd.DataFrame, by: str = "reward") -> pd.DataFrame:
+    """Mean and t interval over replicates of every measure: `by`, split, n, measure, mean, low, high."""
     rows = []
-    for reward, split in runs[["reward", "split"]].drop_duplicates().itertuples(index=False):
-        group = runs[(runs["reward"] == reward) & (runs["split"] == split)]
+    for arm, split in runs[[by, "split"]].drop_duplicates().itertuples(index=False):
+        group = runs[(runs[by] == arm) & (runs["split"] == split)]
         n = len(group)
-        for measure in (*MEASURES, PAIRED):
+        for measure in (name for name in (*MEASURES, PAIRED) if name in group):
             found = replicates_interval(group[measure].to_numpy())
             rows.append(
                 {
-                    "reward": reward,
+                    by: arm,
                     "split": split,
                     "n": n,
                     "measure": measure,
@@ -78,17 +80,17 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def markdown(summary: pd.DataFrame) -> str:
-    """The summary as a table: a row per reward and split, a column per measure of SHOWN."""
+def markdown(summary: pd.DataFrame, by: str = "reward", shown: Sequence[str] = SHOWN) -> str:
+    """The summary as a table: a row per `by` and split, a column per measure of `shown`."""
     lines = [
-        "| reward | questions | n | " + " | ".join(SHOWN) + " |",
-        "|---" * (3 + len(SHOWN)) + "|",
+        f"| {by} | questions | n | " + " | ".join(shown) + " |",
+        "|---" * (3 + len(shown)) + "|",
     ]
-    for (reward, split), group in summary.groupby(["reward", "split"], sort=False):
+    for (arm, split), group in summary.groupby([by, "split"], sort=False):
         cells = []
-        for measure in SHOWN:
+        for measure in shown:
             row = group[group["measure"] == measure].iloc[0]
             interval = "" if np.isnan(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]"
             cells.append(f"{row['mean']:.3f}{interval}")
-        lines.append(f"| {reward} | {split} | {group['n'].iloc[0]} | " + " | ".join(cells) + " |")
+        lines.append(f"| {arm} | {split} | {group['n'].iloc[0]} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -22,6 +22,7 @@ from bench.harness import ROOT
 from bench.phases import Phases
 from bench.worker import Turns, only_answers_on_stdout, python
 from ttrl_repro import run as runner
+from ttrl_repro.algorithms import GRPO
 from ttrl_repro.config import Experiment, load_experiment
 from ttrl_repro.miniature.pretrain import build_model
 from ttrl_repro.miniature.recipes import Architecture
@@ -157,7 +158,7 @@ def serve(steps: Steps, answers: IO[str], folder: Path) -> None:
             return steps.skip and super()._may_skip
 
     runner.prepare = prepared
-    runner.TTRLTrainer = Watched  # type: ignore[misc]
+    GRPO.trainer_class = lambda _: Watched  # type: ignore[method-assign]
     runner._Session.evaluate = lambda *_: None  # type: ignore[method-assign]
     endlessly = ["train.steps=1000000", "train.checkpoint_every=1000000", "tracking.wandb=false"]
     runner.start(load_experiment(EXPERIMENT, [*steps.overrides, *endlessly]), folder)

@@ -88,3 +88,17 @@ def clipped_gradient(
         (-kept.sum() / tokens).backward()
     gradient = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     return gradient, clipped / sum(len(completion) for _, completion, _, _ in samples)
+
+
+def policy_gradient(
+    model: PreTrainedModel,
+    samples: list[tuple[list[int], list[int], float | list[float]]],
+    normaliser: float,
+    temperature: float,
+) -> dict[str, torch.Tensor]:
+    """Gradient of -1/normaliser sum_i sum_t A_it log pi(token_it): samples of (prompt, completion, advantages)."""
+    model.zero_grad()
+    for prompt, completion, advantages in samples:
+        logp = token_logprobs(model, prompt, completion, temperature)
+        (-(logp * torch.tensor(advantages)).sum() / normaliser).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

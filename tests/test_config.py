@@ -21,7 +21,7 @@ def test_defaults_are_the_paper_s():
     config = Experiment.model_validate(MINIMAL)
     assert (config.rollout.votes, config.rollout.trained) == (64, 32)
     assert (config.evaluate.k, config.evaluate.temperature, config.evaluate.top_p) == (16, 0.6, 0.95)
-    assert (config.reward, config.algorithm.name, config.algorithm.clip) == ("majority", "grpo", 0.2)
+    assert (config.reward.name, config.algorithm.name, config.algorithm.clip) == ("majority", "grpo", 0.2)
 
 
 def test_yaml_round_trip(tmp_path):

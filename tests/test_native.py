@@ -247,6 +247,7 @@ def test_the_same_tokens_as_in_pytorch(shape, top_p, monkeypatch):
     assert np.array_equal(ours.finished_QN[same], theirs.finished_QN[same])
     np.testing.assert_allclose(ours.logprobs_QNT[same], theirs.logprobs_QNT[same], atol=1e-3)
     np.testing.assert_allclose(ours.entropies_QNT[same], theirs.entropies_QNT[same], atol=1e-3)
+    np.testing.assert_allclose(ours.certainties_QNT[same], theirs.certainties_QNT[same], atol=1e-3)
 
 
 @needs_native
@@ -266,6 +267,7 @@ def test_samples_are_bitwise_the_same_in_any_company_and_on_any_number_of_thread
         torch.set_num_threads(before)
     assert np.array_equal(together.logprobs_QNT[2, :3], alone.logprobs_QNT[0])
     assert np.array_equal(together.entropies_QNT[2, :3], alone.entropies_QNT[0])
+    assert np.array_equal(together.certainties_QNT[2, :3], alone.certainties_QNT[0])
     for samples in on_threads.values():
         assert np.array_equal(together.tokens_QNT, samples.tokens_QNT)
         assert np.array_equal(together.logprobs_QNT, samples.logprobs_QNT)

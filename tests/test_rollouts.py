@@ -65,6 +65,8 @@ def test_the_cpu_engine_is_model_generate(tiny_model, tokenizer, batches, temper
     assert np.array_equal(ours.finished_QN, theirs.finished_QN)
     np.testing.assert_allclose(ours.logprobs_QNT, theirs.logprobs_QNT, atol=1e-4)
     np.testing.assert_allclose(ours.entropies_QNT, theirs.entropies_QNT, atol=1e-4)
+    np.testing.assert_allclose(ours.certainties_QNT, theirs.certainties_QNT, atol=1e-4)
+    assert not ours.certainties_QNT[np.arange(T) >= ours.lengths_QN[..., None]].any()
     if temperature > 0:
         assert 0 < ours.finished_QN.mean() < 1  # rows ended early, and rows were cut: both paths ran
         assert len(np.unique(ours.lengths_QN)) > 3
@@ -85,6 +87,11 @@ def test_log_probabilities_are_those_of_a_full_forward_pass(tiny_model, tokenize
             entropy = -(expected.exp() * expected).sum(-1)
             got = torch.from_numpy(samples.entropies_QNT[q, n, : len(ids)])
             torch.testing.assert_close(got, entropy, atol=1e-4, rtol=0)
+            uniform = torch.full_like(expected, 1 / expected.shape[-1])
+            certainty = (uniform * (uniform.log() - expected)).sum(-1)  # KL(uniform || p)
+            got = torch.from_numpy(samples.certainties_QNT[q, n, : len(ids)])
+            torch.testing.assert_close(got, certainty, atol=1e-4, rtol=0)
+            assert certainty.min() > 0.01
 
 
 def test_logits_of_prefill_and_of_every_decoded_token(tiny_model, tokenizer, monkeypatch, decoder):
@@ -178,17 +185,21 @@ def test_pick_exact():
         1,
         1,
     ]
-    token, logprob, entropy = pick(logits, u, Sampling(0.0, 1.0, 1))
+    token, logprob, entropy, certainty = pick(logits, u, Sampling(0.0, 1.0, 1))
     assert token.tolist() == [0, 0, 0, 0]
     assert logprob.exp().tolist() == pytest.approx([0.5] * 4)
     assert entropy[0].item() == pytest.approx(-sum(p * np.log(p) for p in (0.5, 0.3, 0.2)))
+    assert certainty[0].item() == pytest.approx(sum(1 / 3 * np.log(1 / 3 / p) for p in (0.5, 0.3, 0.2)))
+    # Of a uniform distribution it is 0, at any temperature.
+    flat = pick(torch.zeros(1, 22), u[:1], Sampling(0.7, 1.0, 1))[3]
+    assert flat.item() == pytest.approx(0, abs=1e-6)
 
 
 @settings(deadline=None)
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=9), st.floats(0, 1, exclude_max=True), st.floats(0.05, 1))
 def test_pick_never_takes_an_impossible_token(values, u, top_p):
     logits = torch.tensor([[*values, float("-inf")]])
-    token, logprob, entropy = pick(logits, torch.tensor([u], dtype=torch.float64), Sampling(1.0, top_p, 1))
+    token, logprob, entropy, _ = pick(logits, torch.tensor([u], dtype=torch.float64), Sampling(1.0, top_p, 1))
     assert 0 <= token.item() < len(values)
     assert torch.isfinite(logprob).all()
     assert torch.isfinite(entropy).all()

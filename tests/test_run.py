@@ -88,6 +88,13 @@ OTHERS = {
             "adaptive_chunk": 8,
         },
     ),
+    "PPO": config(
+        train={"steps": 4, "learning_rate": 1e-3, "updates_per_step": 2, "checkpoint_every": 2}, algorithm="ppo"
+    ),
+    "PRIME": config(train={"steps": 4, "learning_rate": 1e-3, "checkpoint_every": 2}, algorithm="prime"),
+    "PRIME with adapters": config(
+        train={"steps": 4, "learning_rate": 1e-2, "checkpoint_every": 2}, algorithm="prime", lora={"rank": 4}
+    ),
     "nucleus, odd checkpoints": config(
         train={"steps": 4, "questions_per_step": 5, "learning_rate": 1e-3, "weight_decay": 0.1, "checkpoint_every": 3},
         rollout={"votes": 16, "trained": 8, "max_new_tokens": 60, "top_p": 0.9, "temperature": 0.8},
@@ -104,8 +111,13 @@ def test_other_settings_resume_bitwise_too(tmp_path, name):
     set_state(cut, "interrupted")
     resume(cut)
     same_outcome(whole, cut, "checkpoint-4")
+    last = read_jsonl(cut / "metrics.jsonl")[-1]
     if "KL" in name:
-        assert read_jsonl(cut / "metrics.jsonl")[-1]["kl"] > 0
+        assert last["kl"] > 0
+    if "PRIME" in name:
+        assert last["reward_model_loss"] < 0.693
+    if "adapters" in name:
+        assert ttrl("eval", cut, "mini-83", "--k", "4").returncode == 0
 
 
 def set_state(folder: Path, state: str) -> None:
@@ -124,8 +136,8 @@ def finished(tmp_path_factory) -> Path:
 
 def same_outcome(one: Path, other: Path, checkpoint: str = f"checkpoint-{2 * STEPS}") -> None:
     """Bitwise equality of weights, metrics, votes, samples, evaluations and predictions."""
-    last = f"checkpoints/{checkpoint}/model.safetensors"
-    weights, others = load_file(one / last), load_file(other / last)
+    (last,) = (one / "checkpoints" / checkpoint).glob("*model.safetensors")  # or the adapters'
+    weights, others = load_file(last), load_file(other / last.relative_to(one))
     assert weights.keys() == others.keys()
     for name, tensor in weights.items():
         assert tensor.equal(others[name]), name
@@ -587,6 +599,11 @@ def sorted_votes(folder: Path) -> list[dict]:
         (["rollout.trained=128"], "rollout: trained (128) must be at most votes (16)"),
         (["rollout.temperature=-1"], "rollout.temperature: Input should be greater than 0"),
         (["model=mini-xxl"], "model: unknown model 'mini-xxl'; known: mini-s, mini-xs"),
+        (["algorithm=foo"], "algorithm: unknown algorithm 'foo'; known: 'grpo', 'dr_grpo',"),
+        (["algorithm={name: ppo, gae_lambda: 2}"], "algorithm: gae_lambda: Input should be less than or equal to 1"),
+        (["algorithm={name: rloo, beta: 2}"], "algorithm: beta: unknown setting of 'rloo'; known: clip, kl"),
+        (["algorithm.kl=0.1", "train.skip_without_signal=true"], "a sample without advantage changes the update, too"),
+        (["lora.target_modules=[nonsense]"], "lora.target_modules: Target modules"),
         (["model=nobody/no-such-model"], "model: cannot load hub model 'nobody/no-such-model'"),
         (["model=./none"], "model: no such folder ./none"),
         (["seeds.base=7"], "`ttrl pretrain mini-xs --seed 7`"),
@@ -614,6 +631,13 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(tmp_path, ar
     assert errors.count("\n") == 1
     assert message in errors
     assert not out.exists()
+
+
+def test_an_algorithm_with_a_critic_refuses_a_model_that_cannot_carry_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("ttrl_repro.run.cannot_carry_critic", lambda _: "it is a stone")
+    with pytest.raises(UserError, match=r"'ppo' needs a critic, and none can be made .* \(it is a stone\); use an"):
+        start(Experiment.model_validate(config(algorithm="ppo")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_keep_command(finished, tmp_path):

@@ -55,6 +55,7 @@ def test_a_unanimous_question_stops_and_a_close_one_goes_on():
     assert samples.ids(0, 7) == [7]
     assert samples.tokens_QNT[0, 8:].sum() == 0  # not drawn
     assert samples.tokens_QNT[1, :, 0].tolist() == close
+    assert samples.certainties_QNT is None  # this engine gives none
 
 
 def test_with_error_0_the_label_is_always_that_of_the_full_vote():
@@ -95,6 +96,8 @@ def test_the_samples_are_the_first_of_those_of_a_full_vote(tiny_model, tokenizer
         for n in range(count):
             assert samples.ids(q, n) == full.ids(q, n)
             np.testing.assert_allclose(samples.logprobs(q, n), full.logprobs(q, n), atol=1e-4)
+        np.testing.assert_allclose(samples.certainties_QNT[q, :count], full.certainties_QNT[q, :count], atol=1e-4)
+        assert not samples.certainties_QNT[q, count:].any()
 
 
 def test_a_run_with_adaptive_voting_draws_less_and_still_trains_g(tmp_path):

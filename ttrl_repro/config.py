@@ -13,15 +13,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
+from ttrl_repro.algorithms import ALGORITHMS, GRPO, Algorithm
 from ttrl_repro.errors import UserError
+from ttrl_repro.parts import Strict as _Strict
+from ttrl_repro.rewards import REWARDS, Majority, Reward
 
 NOT_HASHED = ("name", "claim", "seeds", "tracking")
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Seeds(_Strict):
@@ -132,12 +139,12 @@ class Rollout(_Strict):
         return self
 
 
-class Algorithm(_Strict):
-    """The RL algorithm. `clip`: the ratio's half-width; `kl`: weight of the KL term (0: none)."""
+class Lora(_Strict):
+    """Low-rank adapters (Hu et al. 2021) in place of all weights; target_modules: None takes PEFT's for the model."""
 
-    name: Literal["grpo"] = "grpo"
-    clip: float = Field(0.2, gt=0, lt=1)
-    kl: float = Field(0.0, ge=0)
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    target_modules: tuple[str, ...] | None = None
 
 
 class Train(_Strict):
@@ -147,7 +154,8 @@ class Train(_Strict):
     of an update's); the largest size that divides an update is taken. It bounds memory and does not
     change the loss. gradient_checkpointing: less memory, more time (the native code ignores it).
     skip_without_signal: samples whose advantage is 0 (a group whose rewards are all equal) are left out of
-    the update, which they do not change.
+    the update, which they do not change; `auto` does so wherever that is exact. only: train on questions alone whose
+    label, the one that the reward teaches, is wrong (or right): an analysis that reads true labels, as the oracle does.
     """
 
     steps: int = Field(40, ge=1)
@@ -160,7 +168,8 @@ class Train(_Strict):
     weight_decay: float = Field(0.0, ge=0)
     gradient_clip: float = Field(1.0, gt=0)
     gradient_checkpointing: bool = False
-    skip_without_signal: bool = True
+    skip_without_signal: bool | Literal["auto"] = "auto"
+    only: Literal["all", "wrong_label", "right_label"] = "all"
     checkpoint_every: int = Field(10, ge=1)
 
 
@@ -224,22 +233,66 @@ class Tracking(_Strict):
 
 
 class Experiment(_Strict):
-    """One experiment. `task`: a task's name or a path to a `.jsonl`; `model`: a miniature, path or hub id."""
+    """One experiment. `task`: a task's name or a path to a `.jsonl`; `model`: a miniature, path or hub id.
+
+    `algorithm`, `reward`: a name, or a mapping of `name` and settings (see those packages). `lora`: train adapters.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     claim: str | None = None
     task: str
     model: str
-    reward: Literal["majority", "oracle", "permuted", "format"] = "majority"
+    reward: SerializeAsAny[Reward] = Majority()
     prompt: Prompt = Prompt()
     answers: Answers = Answers()
     rollout: Rollout = Rollout()
-    algorithm: Algorithm = Algorithm()
+    algorithm: SerializeAsAny[Algorithm] = GRPO()
+    lora: Lora | None = None
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     watch: Watch = Watch()
     seeds: Seeds = Seeds()
     tracking: Tracking = Tracking()
+
+    @field_validator("algorithm", mode="before")
+    @classmethod
+    def _known_algorithm(cls, given: object) -> Algorithm:
+        return ALGORITHMS.make(given)
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _known_reward(cls, given: object) -> Reward:
+        return REWARDS.make(given)
+
+    @field_serializer("reward")
+    def _by_name_alone(self, reward: Reward) -> Any:
+        content = reward.model_dump(mode="json")
+        return content if len(content) > 1 else reward.name
+
+    @model_validator(mode="after")
+    def _kl_reaches_every_sample(self) -> Experiment:
+        if self.algorithm.kl > 0 and self.train.skip_without_signal is True:
+            raise ValueError(
+                f"train.skip_without_signal: with algorithm.kl ({self.algorithm.kl}) a sample without advantage "
+                f"changes the update, too; use auto or false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reward_has_what_it_needs(self) -> Experiment:
+        if self.train.only != "all" and not self.reward.has_targets:
+            raise ValueError(f"train.only: {self.train.only!r} needs labels, and reward {self.reward.name!r} has none")
+        if self.algorithm.needs_unit_rewards and not self.reward.unit:
+            raise ValueError(
+                f"algorithm: {self.algorithm.name!r} needs rewards from 0 to 1, which those of {self.reward.name!r} "
+                f"are not; use another algorithm, such as grpo"
+            )
+        if self.rollout.engine == "vllm" and self.reward.needs_distributions:
+            raise ValueError(
+                f"reward: {self.reward.label()!r} needs the distributions that tokens come from, which vLLM does not "
+                f"give; use rollout.engine 'auto', 'cpu' or 'transformers'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _temperatures_of_vllm(self) -> Experiment:
@@ -261,7 +314,19 @@ class Experiment(_Strict):
     def cell_hash(self) -> str:
         """12 hex digits that name the cell: equal for replicates, different for any other setting."""
         # Without defaults, so that a field added later leaves the hashes of older records as they are.
-        content = self.model_dump(mode="json", exclude=set(NOT_HASHED), exclude_defaults=True)
+        parts = {"algorithm", "reward"}
+        content = self.model_dump(mode="json", exclude={*NOT_HASHED, *parts}, exclude_defaults=True)
+        if self.algorithm != GRPO():
+            named = {} if self.algorithm.name == "grpo" else {"name": self.algorithm.name}
+            content["algorithm"] = {**named, **self.algorithm.changed()}
+        if self.reward != Majority():
+            changed = self.reward.changed()
+            content["reward"] = {"name": self.reward.name, **changed} if changed else self.reward.name
+        # Once the default's name; it changes results by rounding alone.
+        if content.get("train", {}).get("skip_without_signal") is True:
+            del content["train"]["skip_without_signal"]
+        if not content.get("train", True):
+            del content["train"]
         # Where a server listens and how much memory vLLM takes change no result.
         vllm = content.get("rollout", {}).get("vllm", {})
         for name in [*(name for name in vllm if name.startswith("server_")), "gpu_memory_utilization", "cpu_cache_gib"]:
@@ -303,6 +368,8 @@ def _override(content: dict[str, Any], override: str) -> None:
         raise UserError(f"override {override!r}: expected key=value, as in train.steps=10")
     at = content
     for part in parts[:-1]:
+        if at is content and part in ("algorithm", "reward") and isinstance(at.get(part), str):
+            at[part] = {"name": at[part]}
         at = at.setdefault(part, {})
         if not isinstance(at, dict):
             raise UserError(f"override {override!r}: {part!r} is not a group of fields")

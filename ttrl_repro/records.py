@@ -7,6 +7,7 @@
     votes.parquet        one row per question and step: label, counts (parts in votes/ while running)
     samples/             one parquet per step, one row per sampled answer
     eval/                one parquet per evaluated step, one row per sampled answer
+    frozen_labels.json   with reward `frozen`: the labels, from before training
     checkpoints/         what `ttrl resume` needs
     predictions.jsonl    the final vote on the trained questions
 
@@ -70,6 +71,8 @@ VOTES = pa.schema(
         ("classes", pa.int32()),
         ("tied", pa.int32()),
         ("abstained", pa.int32()),
+        ("target_key", pa.string()),  # null: the reward teaches no label
+        ("kept", pa.bool_()),  # whether the question was trained on
     ]
 )
 SAMPLES = pa.schema(
@@ -241,7 +244,8 @@ class Record:
         merged = self.folder / "votes.parquet"
         if parts:
             tables = [pq.read_table(path) for path in ([merged] if merged.exists() else []) + parts]
-            write_table(merged, pa.concat_tables(tables))
+            # A run that began with an older version lacks newer columns, which are null there.
+            write_table(merged, pa.concat_tables(tables, promote_options="default"))
             shutil.rmtree(self.folder / "votes")
         self.manifest.update(state=state, ended=now())
         self.save_manifest()

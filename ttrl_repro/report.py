@@ -73,7 +73,7 @@ def print_report(folder: Path) -> None:
     rows = read_eval(folder)
     settings = experiment.evaluate
     out.print(
-        f"{manifest['name']}: {experiment.model} on {experiment.task}, reward {experiment.reward}, "
+        f"{manifest['name']}: {experiment.model} on {experiment.task}, reward {experiment.reward.label()}, "
         f"{manifest['steps_done']} of {experiment.train.steps} steps, {manifest['state']}"
         f"{'; stopped early by watch.stop' if manifest.get('stopped_early') else ''}"
     )

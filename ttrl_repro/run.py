@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from ttrl_repro import checkpoints
+from ttrl_repro.adapters import with_adapters
 from ttrl_repro.answers import canonical
 from ttrl_repro.config import Experiment
 from ttrl_repro.errors import Interrupted, UserError
@@ -39,12 +40,12 @@ from ttrl_repro.processes import processes
 from ttrl_repro.progress import Progress
 from ttrl_repro.prompts import encode_prompts
 from ttrl_repro.records import Record, Row, read_jsonl, refuse_occupied, write_atomic
-from ttrl_repro.rewards import REWARDS
 from ttrl_repro.rollouts import Engine, make_engine
+from ttrl_repro.side_models import cannot_carry_critic
 from ttrl_repro.summary import codes_by_protocol, headline
 from ttrl_repro.tasks import Task, has_fresh_split, load_task
 from ttrl_repro.tracking import Mirror, wandb_mode
-from ttrl_repro.trainer import StepResult, TTRLTrainer, plan_batches
+from ttrl_repro.trainer import StepResult, plan_batches
 from ttrl_repro.votes import vote
 from ttrl_repro.watch import alarms, last_clear_step, precedes
 
@@ -83,8 +84,12 @@ def prepare(experiment: Experiment) -> Setup:
     names = [(t.name, t.split) for t in evaluated]
     if len(set(names)) < len(names):
         raise UserError(f"evaluate.tasks: two tasks have one name ({', '.join(n for n, _ in names)}); rename a file")
-    if REWARDS[experiment.reward].needs_gold and not task.labelled:
-        raise UserError(f"reward: {experiment.reward!r} reads true labels, and {experiment.task} has no answers")
+    if experiment.reward.needs_gold and not task.labelled:
+        raise UserError(f"reward: {experiment.reward.name!r} reads true labels, and {experiment.task} has no answers")
+    if experiment.train.only != "all" and not task.labelled:
+        raise UserError(
+            f"train.only: {experiment.train.only!r} reads true labels, and {experiment.task} has no answers; use all"
+        )
     plan_batches(experiment, len(task.questions), processes().num_processes)
     if torch.cuda.device_count() > 1 and processes().num_processes == 1:
         raise UserError(
@@ -92,6 +97,14 @@ def prepare(experiment: Experiment) -> Setup:
             f"--nproc_per_node N -m ttrl_repro.cli run ...`, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
         )
     model, tokenizer = load_model(experiment.model, experiment.seeds.base)
+    reason = cannot_carry_critic(model) if experiment.algorithm.needs_critic else None
+    if reason:
+        raise UserError(
+            f"algorithm: {experiment.algorithm.name!r} needs a critic, and none can be made from this model "
+            f"({reason}); use an algorithm without one, such as grpo or rloo"
+        )
+    if experiment.lora is not None:
+        model = with_adapters(model, experiment.lora, experiment.seeds.rl)
     prompts = {f"{t.name}/{t.split}": encode_prompts(t.questions, tokenizer, experiment.prompt) for t in evaluated}
     for by_id in prompts.values():
         refuse_too_long("rollout.max_new_tokens", experiment.rollout.max_new_tokens, model, by_id)
@@ -248,7 +261,7 @@ def _run(setup: Setup, record: Record, checkpoint: Path | None) -> None:
             mirror = Mirror(experiment, folder, record.manifest) if main else None
             session = _Session(setup, record, mirror, progress, stop)
             gold = {q.id: str(canonical(q.answer)) for q in setup.task.questions} if setup.task.labelled else None
-            trainer = TTRLTrainer(
+            trainer = experiment.algorithm.trainer_class()(
                 setup.model,
                 setup.tokenizer,
                 setup.engine,

@@ -55,7 +55,7 @@ class Mirror:
             resume="allow",
             group=manifest["config_hash"],
             job_type="train",
-            tags=[tag[:64] for tag in (manifest["task"]["name"], experiment.reward, experiment.algorithm.name)],
+            tags=[tag[:64] for tag in (manifest["task"]["name"], experiment.reward.name, experiment.algorithm.name)],
             config={**experiment.model_dump(mode="json"), "manifest": dict(manifest)},
             dir=folder,
             mode=mode,

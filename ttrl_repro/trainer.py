@@ -17,26 +17,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import RepeatSampler
+from trl.trainer.utils import RepeatSampler, selective_log_softmax
 
 from ttrl_repro import metrics
+from ttrl_repro.adapters import has_adapters
 from ttrl_repro.adaptive import SequentialRule
-from ttrl_repro.algorithms import grpo
 from ttrl_repro.answers import Extraction, extraction, outcome, right_class
 from ttrl_repro.config import Experiment
 from ttrl_repro.errors import UserError
+from ttrl_repro.frozen import FrozenLabel, read_frozen, write_frozen
 from ttrl_repro.native.logprobs import LogProbs
 from ttrl_repro.native.support import native_library
 from ttrl_repro.processes import processes
 from ttrl_repro.records import Row
-from ttrl_repro.rewards import REWARDS, Rollouts
+from ttrl_repro.rewards import Rollouts
 from ttrl_repro.rollouts import Engine, Samples, Sampling, sample_until_decided, uniforms
 from ttrl_repro.seeds import derive_seed, generator
+from ttrl_repro.side_models import SideModel
 from ttrl_repro.updates import by_length, by_prompt, rearranged, with_signal
 from ttrl_repro.votes import Vote, vote
 
@@ -58,6 +60,8 @@ class _Group:
     lengths: np.ndarray  # (N,)
     finished: np.ndarray  # (N,)
     mean_logprobs: np.ndarray  # (N,)
+    entropies: np.ndarray  # mean over each sample's tokens, nats, (N,)
+    certainties: np.ndarray | None  # the same of the self-certainty; None: the engine gives none
     entropy: float  # sum over all tokens of all samples, nats
     prompt_tokens: int
 
@@ -69,13 +73,20 @@ class _Pending:
     groups: list[_Group]
     rollouts: Rollouts
     rewards_QN: np.ndarray
+    targets_Q: Sequence[str | None] | None  # keys of the labels that the reward teaches, where it has any
+    kept_Q: np.ndarray  # bool: whether a question is trained on
+    advantages_QG: np.ndarray  # of the trained samples; 0 for questions that are not kept
     sampling_seconds: float
     voting_seconds: float
 
 
-# TRL's losses that are a sum over tokens divided by the count of all of a rollout's: rows without advantage
-# can be left out of them. Most others divide by the rows at hand.
-SUMMED_LOSSES = ("dapo",)
+# Rows without advantage can be left out of these losses of TRL's: of those that divide by a number known
+# beforehand (of the rollout's tokens) as they are, of those that divide by the rows at hand by rescaling.
+SKIPS = {"dapo": "as it is", "dr_grpo": "per row", "luspo": "per row"}
+
+FROZEN = "frozen_labels.json"  # in the record, where the reward is agreement with labels from before training
+
+SIDE_MODELS = "side_models.pt"  # in a checkpoint, where the algorithm has networks beside the policy
 
 PROBED = 8  # rows of a step whose log-probabilities are checked against the model's own forward pass
 
@@ -119,7 +130,7 @@ def plan_batches(experiment: Experiment, n_questions: int, processes: int = 1) -
             f"train.questions_per_step: {per_step} does not divide the task's {n_questions} questions "
             f"({n_questions % per_step} would never be trained on); use one of {fits}"
         )
-    if experiment.reward == "permuted" and per_step < 2:
+    if experiment.reward.name == "permuted" and per_step < 2:
         raise UserError("train.questions_per_step: reward 'permuted' needs 2 or more")
     if per_step % processes:
         raise UserError(
@@ -159,11 +170,14 @@ def _given_rewards(reward: Sequence[float], **_: Any) -> list[float]:
 
 
 class TTRLTrainer(GRPOTrainer):
-    """GRPO on pseudo-labels.
+    """RL on pseudo-labels with an algorithm whose advantages are per sample.
 
-    `gold` (question id -> key of the true label) is for diagnostics, and for a reward that declares
-    `needs_gold`; nothing else reads it. `on_step` is called after every step, on the main process; with
-    `watch.stop` a true answer ends the training there, with a checkpoint (`ended` then says so, on every process).
+    Algorithms with networks of their own subclass it (`token_advantages`, `side_models`).
+
+    `gold` (question id -> key of the true label) is for diagnostics, for a reward that declares
+    `needs_gold` and for `train.only`; nothing else reads it. `folder`: the record's, for checkpoints.
+    `on_step` is called after every step, on the main process; with `watch.stop` a true answer ends the training
+    there, with a checkpoint (`ended` then says so, on every process).
     """
 
     _buffered_inputs: list[dict[str, torch.Tensor]]  # TRL's: the forward passes of the step under way
@@ -182,9 +196,18 @@ class TTRLTrainer(GRPOTrainer):
     ) -> None:
         self.experiment, self.engine, self.prompts = experiment, engine, prompts
         self.gold, self.on_step = gold, on_step
-        self.reward = REWARDS[experiment.reward]
+        self.algorithm, self.reward = experiment.algorithm, experiment.reward
         if self.reward.needs_gold and gold is None:
-            raise UserError(f"reward: {experiment.reward!r} reads true labels, and the task has none")
+            raise UserError(f"reward: {self.reward.name!r} reads true labels, and the task has none")
+        if experiment.train.only != "all" and gold is None:
+            raise UserError(f"train.only: {experiment.train.only!r} reads true labels, and the task has none")
+        if self.reward.needs_distributions and not engine.sees_distributions:
+            raise UserError(
+                f"reward: {self.reward.label()!r} needs the distributions that tokens come from, which engine "
+                f"{engine.name!r} does not give; use rollout.engine 'auto', 'cpu' or 'transformers'"
+            )
+        self.frozen_path = folder.parent / FROZEN
+        self.frozen: dict[str, FrozenLabel] | None = None
         count = processes().num_processes
         self.plan = plan_batches(experiment, len(prompts), count)
         self.ended = False
@@ -192,6 +215,9 @@ class TTRLTrainer(GRPOTrainer):
         self._step_started = 0.0
         self._old_logps_known = False
         self._native: dict[int, LogProbs] = {}
+        # From subclasses: metrics of the step under way, and networks that checkpoints must hold.
+        self.extra_metrics: dict[str, float] = {}
+        self.side_models: dict[str, SideModel] = {}
         super().__init__(
             model=model,
             reward_funcs=_given_rewards,
@@ -208,6 +234,34 @@ class TTRLTrainer(GRPOTrainer):
     def steps_done(self) -> int:
         """Whole steps behind us."""
         return int(self.state.global_step // self.experiment.train.updates_per_step)
+
+    # -- before training --------------------------------------------------------------------------
+
+    def train(self, *arguments: Any, **named: Any) -> Any:
+        """TRL's. The weights are the base's here, also where a run goes on: its checkpoint is loaded further in."""
+        if self.reward.needs_frozen:
+            self.frozen = self._frozen_labels()
+        return super().train(*arguments, **named)
+
+    def _frozen_labels(self) -> dict[str, FrozenLabel]:
+        """The base's vote on every question: the record's where it has them, else sampled now and written there."""
+        main, ids = self.accelerator.is_main_process, list(self.prompts)
+        known = read_frozen(self.frozen_path, ids) if main and self.frozen_path.exists() else None
+        [known] = broadcast_object_list([known])
+        if known is not None:
+            return known
+        mine = ids[self.accelerator.process_index :: self.accelerator.num_processes]
+        seed = derive_seed(self.experiment.seeds.rl, "frozen")
+        samples, drawn_Q = self._sample(mine, seed)
+        groups = [self._vote_on(question, q, samples, int(drawn_Q[q]), seed) for q, question in enumerate(mine)]
+        voted: list[tuple[str, FrozenLabel]] = gather_object(
+            [(group.question_id, FrozenLabel.of(group.vote, int(group.lengths.sum()))) for group in groups]
+        )
+        by_id = dict(voted)
+        labels = {question: by_id[question] for question in ids}
+        if main:
+            write_frozen(self.frozen_path, labels)
+        return labels
 
     # -- rollout -> vote -> reward ---------------------------------------------------------------
 
@@ -230,10 +284,24 @@ class TTRLTrainer(GRPOTrainer):
             [group.vote for group in groups],
             self._gold_of(groups) if self.reward.needs_gold else None,
             derive_seed(seed, "reward"),
+            derive_seed(self.experiment.seeds.rl, "reward"),
+            [group.mean_logprobs for group in groups],
+            [group.entropies for group in groups],
+            _certainties(groups),
+            [self.frozen[group.question_id].key for group in groups] if self.frozen is not None else None,
         )
-        rewards_QN = self.reward.function(rollouts)
+        rewards_QN, targets_Q = self.reward.rewards(rollouts), self.reward.targets(rollouts)
+        kept_Q = self.reward.keeps(rollouts) & self._chosen(rollouts, targets_Q, groups)
+        trained_QG = np.stack([group.trained for group in groups])
+        rewards_QG = np.take_along_axis(rewards_QN, trained_QG, axis=1)
+        advantages_QG = np.zeros(rewards_QG.shape)
+        if kept_Q.any():
+            # Other questions have no part in a baseline either.
+            advantages_QG[kept_Q] = self.algorithm.advantages(rewards_QG[kept_Q])
         voted = time.perf_counter()
-        self._pending = _Pending(groups, rollouts, rewards_QN, sampled - started, voted - sampled)
+        self._pending = _Pending(
+            groups, rollouts, rewards_QN, targets_Q, kept_Q, advantages_QG, sampled - started, voted - sampled
+        )
         first = self.accelerator.process_index * len(ids)
         rows = [(q, int(n)) for q, group in enumerate(mine) for n in group.trained]
         return {
@@ -242,6 +310,16 @@ class TTRLTrainer(GRPOTrainer):
             "logprobs": [samples.logprobs(q, n) for q, n in rows],
             "reward": [float(rewards_QN[first + q, n]) for q, n in rows],
         }
+
+    def _chosen(
+        self, rollouts: Rollouts, targets_Q: Sequence[str | None] | None, groups: Sequence[_Group]
+    ) -> np.ndarray:
+        """Bool (Q,): what `train.only` trains on."""
+        only = self.experiment.train.only
+        if only == "all":
+            return np.ones(len(groups), dtype=bool)
+        assert targets_Q is not None
+        return metrics.right_labels(rollouts, targets_Q, self._gold_of(groups)) == (only == "right_label")
 
     def _sample(self, ids: list[str], seed: int) -> tuple[Samples, np.ndarray]:
         """The samples of each question, and how many it got: all, or as many as decided its vote."""
@@ -283,6 +361,10 @@ class TTRLTrainer(GRPOTrainer):
             lengths=lengths,
             finished=samples.finished_QN[q, :n],
             mean_logprobs=samples.logprobs_QNT[q, :n].sum(axis=1, dtype=np.float64) / lengths,
+            entropies=samples.entropies_QNT[q, :n].sum(axis=1, dtype=np.float64) / lengths,
+            certainties=None
+            if samples.certainties_QNT is None
+            else samples.certainties_QNT[q, :n].sum(axis=1, dtype=np.float64) / lengths,
             entropy=float(samples.entropies_QNT[q].sum(dtype=np.float64)),
             prompt_tokens=len(self.prompts[question]),
         )
@@ -294,7 +376,7 @@ class TTRLTrainer(GRPOTrainer):
     # -- update ----------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        """TRL's rollout, without the extra forward pass that it makes for the old log-probabilities.
+        """TRL's rollout with the algorithm's advantages, and without an extra forward pass for old log-probabilities.
 
         With several updates per rollout TRL asks the trainer's model for them; a sampler that computes in the
         trainer's precision has them already.
@@ -306,7 +388,34 @@ class TTRLTrainer(GRPOTrainer):
             known, self._old_logps_known = self._old_logps_known, False
         if known and self.experiment.train.updates_per_step > 1:
             batch["old_per_token_logps"] = batch["sampling_per_token_logps"]
+        batch["advantages"] = self.token_advantages(batch)
         return batch
+
+    def token_advantages(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Advantages of this process's rows, which come in the order of the rollout: (B,), or (B, T) in a subclass."""
+        assert self._pending is not None
+        return self._mine(self._pending.advantages_QG)
+
+    def kept_rows(self) -> torch.Tensor:
+        """Which of this process's rows are trained on, bool (B,)."""
+        assert self._pending is not None
+        kept_QG = np.repeat(self._pending.kept_Q[:, None], self.experiment.rollout.trained, axis=1)
+        return self._mine(kept_QG).bool()
+
+    def trained_rewards(self) -> torch.Tensor:
+        """Rewards of this process's rows, (B,)."""
+        assert self._pending is not None
+        trained_QG = np.stack([group.trained for group in self._pending.groups])
+        return self._mine(np.take_along_axis(self._pending.rewards_QN, trained_QG, axis=1))
+
+    def everywhere(self, value: torch.Tensor) -> float:
+        """The sum over the processes of a number."""
+        return float(self.accelerator.reduce(value.double(), reduction="sum"))
+
+    def _mine(self, values_QG: np.ndarray) -> torch.Tensor:
+        """This process's rows of something of all processes' trained samples, (B,) fp32."""
+        own = np.split(values_QG, self.accelerator.num_processes)[self.accelerator.process_index]
+        return torch.tensor(own.reshape(-1), dtype=torch.float32, device=self.accelerator.device)
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, torch.Tensor]:
         """TRL's batches, with each update's samples arranged over its forward passes, and unpadded."""
@@ -326,10 +435,12 @@ class TTRLTrainer(GRPOTrainer):
     def _logprobs_of(self, model: PreTrainedModel) -> LogProbs | None:
         """The native code for this model, where it can replace the model's own forward pass.
 
-        Not with several processes (their gradients are averaged in hooks of the wrapped forward), and not
-        where the loss needs the entropy's gradient.
+        Not with several processes (their gradients are averaged in hooks of the wrapped forward), not
+        where the loss needs the entropy's gradient, and not through adapters.
         """
         if processes().num_processes > 1 or self._entropy_bonus_enabled or self.top_entropy_quantile < 1:
+            return None
+        if has_adapters(model):
             return None
         if id(model) not in self._native:
             library = native_library(model)
@@ -369,6 +480,16 @@ class TTRLTrainer(GRPOTrainer):
         self._trainer_logps = found[0].detach()
         return found
 
+    def logps_of(self, model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, completion: int) -> torch.Tensor:
+        """Log-probabilities of the last `completion` tokens under any model, (B, completion), at the rollout's T."""
+        native = self._logprobs_of(model)
+        if native is not None:
+            return native.padded(ids, mask, completion, self.temperature)[0]
+        # TRL's own way needs a model that TRL has changed, which these are not.
+        found = model(input_ids=ids, attention_mask=mask, logits_to_keep=completion + 1, use_cache=False)
+        logps: torch.Tensor = selective_log_softmax(found.logits[:, :-1] / self.temperature, ids[:, -completion:])
+        return logps
+
     def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's loss, without the rows that add nothing to it (all of a group's rewards being equal, say).
 
@@ -377,10 +498,12 @@ class TTRLTrainer(GRPOTrainer):
         Until the weights move, the sampler's log-probabilities must be the trainer's: a gap means a
         stale or wrong copy of the weights, or lower precision.
         """
-        share = 1.0
+        share, rows = 1.0, len(inputs["completion_ids"])
         if self._may_skip:
             inputs, share = with_signal(inputs)
         loss = super()._compute_loss(model, inputs)
+        if SKIPS.get(self.loss_type) == "per row":
+            loss = loss * (len(inputs["completion_ids"]) / rows)
         if share < 1:
             # TRL's mean is over the rows it saw; a row without advantage is never clipped.
             self._metrics["train"]["clip_ratio/region_mean"][-1] *= share
@@ -416,8 +539,8 @@ class TTRLTrainer(GRPOTrainer):
         """Whether rows without advantage leave the loss and its gradient as they are, whatever their number."""
         # Several processes gather metrics of every row: all must have equally many.
         return (
-            self.experiment.train.skip_without_signal
-            and self.loss_type in SUMMED_LOSSES
+            self.experiment.train.skip_without_signal is not False
+            and self.loss_type in SKIPS
             and self.beta == 0
             and processes().num_processes == 1
             and not (self._entropy_bonus_enabled or self.aux_loss_enabled or self.top_entropy_quantile < 1)
@@ -447,9 +570,13 @@ class TTRLTrainer(GRPOTrainer):
         groups, step = pending.groups, self.steps_done
         trained_QG = np.stack([group.trained for group in groups])
         values: dict[str, float | None] = dict(metrics.label_free(pending.rollouts, pending.rewards_QN))
+        values["kept_rate"] = float(pending.kept_Q.mean())
         if self.gold is not None:
-            gold_Q = self._gold_of(groups)
-            values.update(metrics.label_based(pending.rollouts, gold_Q, pending.rewards_QN, trained_QG))
+            gold_Q, rewards_QN, binary = self._gold_of(groups), pending.rewards_QN, self.reward.binary
+            values |= metrics.label_based(
+                pending.rollouts, gold_Q, rewards_QN, trained_QG, pending.advantages_QG, binary
+            )
+            values |= metrics.by_label(pending.rollouts, gold_Q, rewards_QN, pending.targets_Q, pending.kept_Q, binary)
         sampled = sum(int(group.lengths.sum()) for group in groups)
         drawn = sum(group.vote.n for group in groups)
         fallback = self.experiment.answers.final_answer or self.experiment.answers.last_number
@@ -471,6 +598,7 @@ class TTRLTrainer(GRPOTrainer):
                 "clip_ratio": logs["clip_ratio/region_mean"],
                 "sampler_gap": float(np.max(sampler_gap)),
                 **({"kl": logs["kl"]} if "kl" in logs else {}),
+                **self.extra_metrics,
             },
             timings={
                 "seconds": seconds,
@@ -479,7 +607,12 @@ class TTRLTrainer(GRPOTrainer):
                 "training_seconds": seconds - pending.sampling_seconds - pending.voting_seconds,
                 "sampled_tokens_per_second": sampled / pending.sampling_seconds,
             },
-            votes=[_vote_row(step, group, self.gold) for group in groups],
+            votes=[
+                _vote_row(step, group, self.gold, target, kept)
+                for group, target, kept in zip(
+                    groups, pending.targets_Q or [None] * len(groups), pending.kept_Q.tolist(), strict=True
+                )
+            ],
             samples=[
                 row
                 for group, rewards in zip(groups, pending.rewards_QN, strict=True)
@@ -491,9 +624,23 @@ class TTRLTrainer(GRPOTrainer):
             ),
             tokens_prompt=sum(group.prompt_tokens for group in groups),
         )
+        self.extra_metrics = {}
         end = self.accelerator.is_main_process and bool(self.on_step(result))
         if self.experiment.watch.stop and any(gather_object([end])):
             self.ended = self.control.should_save = self.control.should_training_stop = True
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.side_models and self.accelerator.is_main_process:
+            path = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}" / SIDE_MODELS
+            torch.save({name: side.state() for name, side in self.side_models.items()}, path)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.side_models and checkpoint is not None:
+            states = torch.load(Path(checkpoint) / SIDE_MODELS, weights_only=True, map_location=self.accelerator.device)
+            for name, side in self.side_models.items():
+                side.load(states[name])
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> RepeatSampler:
         sampler = super()._get_train_sampler(dataset)
@@ -504,7 +651,12 @@ class TTRLTrainer(GRPOTrainer):
         """No card beside every checkpoint: the record says more than TRL's template."""
 
 
-def _vote_row(step: int, group: _Group, gold: Mapping[str, str] | None) -> Row:
+def _certainties(groups: Sequence[_Group]) -> list[np.ndarray] | None:
+    found = [group.certainties for group in groups if group.certainties is not None]
+    return found if len(found) == len(groups) else None
+
+
+def _vote_row(step: int, group: _Group, gold: Mapping[str, str] | None, target: str | None, kept: bool) -> Row:
     v = group.vote
     top = list(v.counts.values())
     key = gold[group.question_id] if gold is not None else None
@@ -521,6 +673,8 @@ def _vote_row(step: int, group: _Group, gold: Mapping[str, str] | None) -> Row:
         "classes": len(v.counts),
         "tied": v.tied,
         "abstained": v.abstained,
+        "target_key": target,
+        "kept": kept,
     }
 
 
@@ -576,5 +730,5 @@ def _arguments(experiment: Experiment, plan: Plan, folder: Path, count: int) -> 
         dataloader_pin_memory=cuda,
         disable_tqdm=True,
         report_to="none",
-        **grpo.trl_arguments(experiment.algorithm),
+        **experiment.algorithm.trl_arguments(),
     )

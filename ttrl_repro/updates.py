@@ -49,7 +49,8 @@ def by_prompt(rows: Batch) -> torch.Tensor:
 
 def with_signal(batch: Batch) -> tuple[Batch, float]:
     """The rows whose advantage is not 0 (one row, if there is none), and their share of the batch's tokens."""
-    live = batch["advantages"] != 0
+    advantages = batch["advantages"]
+    live = advantages != 0 if advantages.dim() == 1 else (advantages != 0).any(dim=1)
     if bool(live.all()):
         return batch, 1.0
     if not bool(live.any()):

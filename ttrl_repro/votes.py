@@ -67,25 +67,43 @@ def vote(answers: Sequence[str | None], weights: Sequence[float] | None = None, 
     """
     if not answers:
         raise ValueError("a vote needs at least one sample")
-    if weights is not None and (len(weights) != len(answers) or not all(isfinite(w) and w >= 0 for w in weights)):
-        raise ValueError("a vote needs one weight for each sample, finite and at least 0")
     own = canonical_all(answers)
     classed = classes(key for key in own if key is not None)
     keys = tuple(None if key is None else classed[key] for key in own)
     counts = Counter(key for key in keys if key is not None)
-    # Summed exactly, so that the order of the samples does not matter.
-    heavy: dict[str, float] = dict(counts)
-    total: float = len(answers)
-    if weights is not None:
-        total = fsum(weights)
-        heavy = {key: fsum(w for w, k in zip(weights, keys, strict=True) if k == key) for key in counts}
-    heavy = dict(sorted(heavy.items(), key=lambda item: (-item[1], item[0])))
-    top = max(heavy.values(), default=0)
-    tied = [key for key, weight in heavy.items() if weight == top and top > 0]
+    heavy, tied = heaviest(keys, weights)
+    total = len(answers) if weights is None else fsum(weights)
     if not tied:
         return Vote(None, None, keys, {key: counts[key] for key in heavy}, heavy, total, 0)
-    key = tied[0] if len(tied) == 1 else tied[int(generator(seed, "tie").integers(len(tied)))]
+    key = drawn(tied, seed)
     # Of the ways of writing it, one whose own key is the class's: the label then always matches itself.
     written = Counter(answer for answer, one in zip(answers, own, strict=True) if one == key and answer is not None)
     label = min(written.items(), key=lambda item: (-item[1], item[0]))[0]
     return Vote(label, key, keys, {key: counts[key] for key in heavy}, heavy, total, len(tied))
+
+
+def heaviest(keys: Sequence[str | None], weights: Sequence[float] | None = None) -> tuple[dict[str, float], list[str]]:
+    """What the samples of each class weigh together, in decreasing order, and the classes that share the top weight.
+
+    Samples of no class (None) never vote, and a class of weight 0 cannot win: there may be no top class. Equal weights
+    are in order of the key. Raises ValueError for weights that make no sense.
+    """
+    if weights is None:
+        heavy: dict[str, float] = dict(Counter(key for key in keys if key is not None))
+    elif len(weights) != len(keys) or not all(isfinite(w) and w >= 0 for w in weights):
+        raise ValueError("a vote needs one weight for each sample, finite and at least 0")
+    else:
+        of_class: dict[str, list[float]] = {}
+        for key, weight in zip(keys, weights, strict=True):
+            if key is not None:
+                of_class.setdefault(key, []).append(weight)
+        # Summed exactly, so that the order of the samples does not matter.
+        heavy = {key: fsum(own) for key, own in of_class.items()}
+    heavy = dict(sorted(heavy.items(), key=lambda item: (-item[1], item[0])))
+    top = max(heavy.values(), default=0)
+    return heavy, [key for key, weight in heavy.items() if weight == top and top > 0]
+
+
+def drawn(tied: Sequence[str], *seed: int | str) -> str:
+    """One of the tied classes, given in order of their keys, by a draw that `seed` names."""
+    return tied[0] if len(tied) == 1 else tied[int(generator(*seed, "tie").integers(len(tied)))]

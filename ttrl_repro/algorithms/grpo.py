@@ -13,26 +13,20 @@ Differences from the released code: eps is TRL's 1e-4 (verl 1e-6), which scales 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
-from ttrl_repro.config import Algorithm
+from ttrl_repro.algorithms.base import Algorithm, centred
 
 EPSILON = 1e-4
 
 
-def advantages(rewards_QG: np.ndarray) -> np.ndarray:
-    """Group-normalised advantages, (Q, G), the same that TRL computes."""
-    deviation_Q1 = rewards_QG.std(axis=1, ddof=1, keepdims=True)
-    return (rewards_QG - rewards_QG.mean(axis=1, keepdims=True)) / (deviation_Q1 + EPSILON)
+class GRPO(Algorithm):
+    """Group-normalised advantages, token-mean loss."""
 
+    name: Literal["grpo"] = "grpo"
 
-def trl_arguments(algorithm: Algorithm) -> dict[str, Any]:
-    """The fields of `trl.GRPOConfig` that make TRL compute this loss."""
-    return {
-        "loss_type": "dapo",  # TRL's name for the mean over all tokens of a rollout
-        "scale_rewards": "group",
-        "epsilon": algorithm.clip,
-        "beta": algorithm.kl,
-    }
+    def advantages(self, rewards_QG: np.ndarray) -> np.ndarray:
+        """See the module; the same that TRL computes."""
+        return centred(rewards_QG) / (rewards_QG.std(axis=1, ddof=1, keepdims=True) + EPSILON)

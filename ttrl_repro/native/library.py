@@ -77,7 +77,10 @@ class CSampler(ctypes.Structure):
         ("eos_count", integer),
         *(
             (name, pointer)
-            for name in ("eos", "tokens", "logprobs", "entropies", "lengths", "finished", "next", "done", "stop")
+            for name in (
+                *("eos", "tokens", "logprobs", "entropies", "certainties"),
+                *("lengths", "finished", "next", "done", "stop"),
+            )
         ),
     ]
 

@@ -17,10 +17,10 @@ struct Sampler {
   float temperature;  // 0: greedy
   int64_t eos_count;
   const int64_t* eos;
-  int64_t* tokens;              // (rows, limit)
-  float *logprobs, *entropies;  // (rows, limit)
-  int64_t* lengths;             // (rows,)
-  uint8_t* finished;            // (rows,)
+  int64_t* tokens;                            // (rows, limit)
+  float *logprobs, *entropies, *certainties;  // (rows, limit)
+  int64_t* lengths;                           // (rows,)
+  uint8_t* finished;                          // (rows,)
   int64_t *next, *done, *stop;  // shared by the threads: next row to start, rows done, whether to give up
 };
 
@@ -152,11 +152,22 @@ static int64_t nucleus(const float* p, int64_t n, double top_p, double u, int32_
   return heap[n - 1 - inverted(kept, taken, u)];
 }
 
+// KL(uniform || p) in nats, from log p.
+static float certainty_of(const Model& m, const float* logp) {
+  vec total{};
+  int64_t i = 0;
+  for (; i + W <= m.vocab_real; i += W) total += load(logp + i);
+  float rest = 0;  // the pads behind it are -inf
+  for (; i < m.vocab_real; i++) rest += logp[i];
+  return -logf((float)m.vocab_real) - (sum(total) + rest) / m.vocab_real;
+}
+
 // Picks a token as `rollouts.base.pick` does; overwrites the logits.
 static int64_t picked(const Model& m, const Sampler& s, float* logits, double u, Scratch& scratch, float* logprob,
-                      float* entropy) {
+                      float* entropy, float* certainty) {
   float *logp = scratch.sorted, *p = scratch.sorted + m.vocab;
   *entropy = log_softmax(m, logits, s.temperature > 0 ? s.temperature : 1.0f, logp);
+  *certainty = certainty_of(m, logp);
   int64_t token = 0;
   if (s.temperature == 0) {
     for (int64_t i = 1; i < m.vocab_real; i++)
@@ -218,7 +229,7 @@ static void sample(const Model& m, const Prompts& prompts, const Sampler& s, flo
     if (logits != at_logits) memcpy(at_logits, logits, 4 * m.vocab);
     const int64_t at = r * s.limit + t;
     const int64_t token = picked(m, s, at_logits, s.uniforms[r * s.uniforms_stride + t], scratch, s.logprobs + at,
-                                 s.entropies + at);
+                                 s.entropies + at, s.certainties + at);
     s.tokens[at] = token;
     rows[i].token = token;
     rows[i].own = t;

@@ -29,8 +29,6 @@ def unsupported(model: PreTrainedModel) -> str | None:
         return "sliding-window attention is set"
     if config.hidden_act != "silu":
         return f"hidden_act {config.hidden_act!r} is not 'silu'"
-    if any("lora" in name for name, _ in model.named_parameters()):
-        return "the model carries adapters"
     if model.num_parameters() > MOST_PARAMETERS:
         return f"{model.num_parameters():,} parameters are more than the {MOST_PARAMETERS:,} it is made for"
     return None

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
+from ttrl_repro.adapters import weights_of
 from ttrl_repro.native.library import CLayer, CModel
 
 
@@ -42,7 +43,7 @@ class Weights:
         width: the native code's panels. backward: also the layout that gradients need.
         """
         config = model.config
-        self.state = state = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
+        self.state = state = {name: tensor.float() for name, tensor in weights_of(model).items()}
         self.config = config
         self.padding_id = model.get_input_embeddings().padding_idx
         self._alive: list[torch.Tensor] = []

@@ -1,13 +1,18 @@
 """Majority: 1 for agreeing with the vote over the step's N samples, else 0 (TTRL, section 2)."""
 
-import numpy as np
+from __future__ import annotations
 
-from ttrl_repro.rewards.base import Reward, Rollouts, agreement
+from collections.abc import Sequence
+from typing import Literal
+
+from ttrl_repro.rewards.base import Reward, Rollouts
 
 
-def majority(rollouts: Rollouts) -> np.ndarray:
+class Majority(Reward):
     """If all samples of a question abstain there is no label, and every reward is 0."""
-    return agreement(rollouts.keys_QN, [vote.key for vote in rollouts.votes_Q])
 
+    name: Literal["majority"] = "majority"
 
-REWARD = Reward("majority", majority)
+    def targets(self, rollouts: Rollouts) -> Sequence[str | None]:
+        """The votes' labels."""
+        return [vote.key for vote in rollouts.votes_Q]

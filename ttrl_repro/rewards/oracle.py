@@ -1,15 +1,20 @@
 """Oracle: 1 for the true answer, else 0. The paper's "RL (leakage)" bound; it reads true labels."""
 
-import numpy as np
+from __future__ import annotations
 
-from ttrl_repro.answers import marked
-from ttrl_repro.rewards.base import Reward, Rollouts, agreement
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
-
-def oracle(rollouts: Rollouts) -> np.ndarray:
-    assert rollouts.gold_Q is not None  # the trainer refuses an unlabelled task
-    keys_QN = [marked(keys, gold) for keys, gold in zip(rollouts.keys_QN, rollouts.gold_Q, strict=True)]
-    return agreement(keys_QN, rollouts.gold_Q)
+from ttrl_repro.rewards.base import Reward, Rollouts
 
 
-REWARD = Reward("oracle", oracle, needs_gold=True)
+class Oracle(Reward):
+    """A question without a right sample has rewards 0. The trainer refuses it for a task without true labels."""
+
+    name: Literal["oracle"] = "oracle"
+    needs_gold: ClassVar[bool] = True
+
+    def targets(self, rollouts: Rollouts) -> Sequence[str | None]:
+        """The true labels."""
+        assert rollouts.gold_Q is not None
+        return rollouts.gold_Q

@@ -11,6 +11,7 @@ two engines given equal log-probabilities pick equal tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -47,7 +48,9 @@ class Samples:
     finished_QN: whether the completion ended by itself (False: cut at max_new_tokens).
     logprobs_QNT: log-probability of each token under the sampling temperature (before `top_p`), fp32.
     entropies_QNT: entropy in nats of the distribution that each token came from (before `top_p`), fp32.
-    For greedy decoding both are those of temperature 1.
+    certainties_QNT: self-certainty, KL(uniform || p) = -log V - mean over the vocabulary of log p, in nats, of the same
+    distribution, fp32 (infinite where a token has probability 0); None where the engine sees no distributions.
+    For greedy decoding all three are those of temperature 1.
     """
 
     tokens_QNT: np.ndarray
@@ -55,6 +58,7 @@ class Samples:
     finished_QN: np.ndarray
     logprobs_QNT: np.ndarray
     entropies_QNT: np.ndarray
+    certainties_QNT: np.ndarray | None = None
 
     @classmethod
     def of_rows(
@@ -65,9 +69,12 @@ class Samples:
         finished_R: np.ndarray,
         logprobs_RT: np.ndarray,
         entropies_RT: np.ndarray,
+        certainties_RT: np.ndarray | None = None,
     ) -> Samples:
         """From one row per sample, in order of the questions, `n` rows each."""
-        rows = (tokens_RT, lengths_R, finished_R, logprobs_RT, entropies_RT)
+        rows = [tokens_RT, lengths_R, finished_R, logprobs_RT, entropies_RT]
+        if certainties_RT is not None:
+            rows.append(certainties_RT)
         return cls(*(array.reshape(-1, n, *array.shape[1:]) for array in rows))
 
     def ids(self, q: int, n: int) -> list[int]:
@@ -88,10 +95,13 @@ class Engine(Protocol):
     """A way to sample completions from the live model (its weights are read at each call).
 
     full_precision: on a CPU it computes in fp32, as the trainer does; log-probabilities then agree to rounding.
+    sees_distributions: entropies and certainties are those of the distributions that tokens came from. Otherwise
+    entropies are estimates, and there are no certainties.
     """
 
     name: str
     full_precision: bool
+    sees_distributions: bool
 
     def sample(
         self,
@@ -114,8 +124,8 @@ def uniforms(seed: int, question_ids: list[str], n: int, max_new_tokens: int) ->
 
 def pick(
     logits_RV: torch.Tensor, uniforms_R: torch.Tensor, sampling: Sampling
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """One token per row: ids (int64), log-probabilities and entropies (fp32), each (R,).
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One token per row: ids (int64), log-probabilities, entropies and certainties (fp32), each (R,).
 
     The nucleus (`top_p`) is the smallest set of most probable tokens with at least that mass
     (Holtzman et al. 2020); the token is drawn from it, renormalised.
@@ -125,6 +135,7 @@ def pick(
     p_RV = logp_RV.exp()
     # A token of probability 0 has log-probability -inf; 0 * -inf counts as 0.
     entropy_R = -(p_RV * logp_RV.clamp(min=torch.finfo(torch.float32).min)).sum(-1)
+    certainty_R = -math.log(logp_RV.shape[-1]) - logp_RV.mean(-1)
     if sampling.temperature == 0:
         token_R = logits_RV.argmax(-1)
     elif sampling.top_p < 1:
@@ -134,7 +145,7 @@ def pick(
         token_R = order_RV.gather(-1, _invert(kept_RV, uniforms_R)[:, None])[:, 0]
     else:
         token_R = _invert(p_RV.double(), uniforms_R)
-    return token_R, logp_RV.gather(-1, token_R[:, None])[:, 0], entropy_R
+    return token_R, logp_RV.gather(-1, token_R[:, None])[:, 0], entropy_R, certainty_R
 
 
 def _invert(mass_RV: torch.Tensor, uniforms_R: torch.Tensor) -> torch.Tensor:

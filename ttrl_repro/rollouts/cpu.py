@@ -22,6 +22,7 @@ class CpuEngine:
 
     name = "cpu"
     full_precision = True
+    sees_distributions = True
 
     def __init__(self, model: PreTrainedModel, eos_ids: list[int], pad_id: int) -> None:
         reason = unsupported(model)

@@ -18,18 +18,20 @@ ROWS = 256  # rows generated together
 
 
 class _Picker(LogitsProcessor):
-    """Picks each row's token with `pick`, remembering log-probability and entropy."""
+    """Picks each row's token with `pick`, remembering log-probability, entropy and certainty."""
 
     def __init__(self, uniforms_RT: torch.Tensor, prompt_width: int, sampling: Sampling) -> None:
         self.uniforms_RT, self.prompt_width, self.sampling = uniforms_RT, prompt_width, sampling
         self.logprobs: list[torch.Tensor] = []
         self.entropies: list[torch.Tensor] = []
+        self.certainties: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         t = input_ids.shape[1] - self.prompt_width
-        token_R, logprob_R, entropy_R = pick(scores, self.uniforms_RT[:, t], self.sampling)
+        token_R, logprob_R, entropy_R, certainty_R = pick(scores, self.uniforms_RT[:, t], self.sampling)
         self.logprobs.append(logprob_R)
         self.entropies.append(entropy_R)
+        self.certainties.append(certainty_R)
         return torch.full_like(scores, float("-inf")).scatter_(-1, token_R[:, None], 0.0)
 
 
@@ -38,6 +40,7 @@ class GenerateEngine:
 
     name = "transformers"
     full_precision = True
+    sees_distributions = True
 
     def __init__(self, model: PreTrainedModel, eos_ids: list[int], pad_id: int, rows: int = ROWS) -> None:
         self.model, self.eos_ids, self.pad_id, self.rows = model, sorted(eos_ids), pad_id, rows
@@ -60,17 +63,16 @@ class GenerateEngine:
         order = sorted(range(len(rows)), key=lambda row: (len(prompts[rows[row]]), row))
         shape = (len(rows), sampling.max_new_tokens)
         tokens_RT = np.zeros(shape, np.int64)
-        logprobs_RT, entropies_RT = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        logprobs_RT, entropies_RT, certainties_RT = (np.zeros(shape, np.float32) for _ in range(3))
+        arrays: list[np.ndarray] = [tokens_RT, logprobs_RT, entropies_RT, certainties_RT]
         was_training = self.model.training
         self.model.eval()
         for start in range(0, len(order), self.rows):
             batch = order[start : start + self.rows]
-            tokens, logprobs, entropies = self._generate(
-                [prompts[rows[row]] for row in batch], uniforms_RT[batch], sampling
-            )
-            width = tokens.shape[1]
-            tokens_RT[batch, :width] = tokens
-            logprobs_RT[batch, :width], entropies_RT[batch, :width] = logprobs, entropies
+            found = self._generate([prompts[rows[row]] for row in batch], uniforms_RT[batch], sampling)
+            width = found[0].shape[1]
+            for array, part in zip(arrays, found, strict=True):
+                array[batch, :width] = part
             report(len(batch))
         self.model.train(was_training)
         # After its end-of-sequence token a row went on as padding: none of that is part of the sample.
@@ -78,14 +80,14 @@ class GenerateEngine:
         finished_R = np.any(ends_RT, axis=1)
         lengths_R = np.where(finished_R, ends_RT.argmax(axis=1) + 1, sampling.max_new_tokens)
         beyond_RT = np.arange(shape[1]) >= lengths_R[:, None]
-        for array in (tokens_RT, logprobs_RT, entropies_RT):
+        for array in arrays:
             array[beyond_RT] = 0
-        return Samples.of_rows(n, tokens_RT, lengths_R, finished_R, logprobs_RT, entropies_RT)
+        return Samples.of_rows(n, tokens_RT, lengths_R, finished_R, logprobs_RT, entropies_RT, certainties_RT)
 
     def _generate(
         self, prompts: list[list[int]], uniforms_RT: torch.Tensor, sampling: Sampling
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens, log-probabilities and entropies of one batch, each (rows, longest completion)."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens, log-probabilities, entropies and certainties of one batch, each (rows, longest completion)."""
         width = max(len(prompt) for prompt in prompts)
         ids = torch.full((len(prompts), width), self.pad_id, device=self.model.device)
         mask = torch.zeros_like(ids)
@@ -116,4 +118,5 @@ class GenerateEngine:
             output[:, width:].cpu().numpy(),
             torch.stack(picker.logprobs, 1).cpu().numpy(),
             torch.stack(picker.entropies, 1).cpu().numpy(),
+            torch.stack(picker.certainties, 1).cpu().numpy(),
         )

@@ -82,7 +82,7 @@ class NativeDecoder:
         uniforms = np.ascontiguousarray(uniforms_QNT, np.float64)
         count = n_questions * n
         out_tokens = np.zeros((count, limit), np.int64)
-        logprobs, entropies = np.zeros((count, limit), np.float32), np.zeros((count, limit), np.float32)
+        logprobs, entropies, certainties = (np.zeros((count, limit), np.float32) for _ in range(3))
         out_lengths, finished = np.zeros(count, np.int64), np.zeros(count, np.uint8)
         address = shared.ctypes.data
         c_sampler = CSampler(
@@ -99,6 +99,7 @@ class NativeDecoder:
             tokens=out_tokens.ctypes.data,
             logprobs=logprobs.ctypes.data,
             entropies=entropies.ctypes.data,
+            certainties=certainties.ctypes.data,
             lengths=out_lengths.ctypes.data,
             finished=finished.ctypes.data,
             next=address,
@@ -133,4 +134,4 @@ class NativeDecoder:
             abandon,
         )
         look()
-        return Samples.of_rows(n, out_tokens, out_lengths, finished.astype(bool), logprobs, entropies)
+        return Samples.of_rows(n, out_tokens, out_lengths, finished.astype(bool), logprobs, entropies, certainties)

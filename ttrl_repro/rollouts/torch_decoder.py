@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
+from ttrl_repro.adapters import weights_of
 from ttrl_repro.rollouts.base import Samples, Sampling, pick
 
 CACHE_BYTES = 512 * 2**20  # of keys and values: as many rows are decoded together as fit in it
@@ -53,7 +54,7 @@ class TorchDecoder:
 
     def _pack(self) -> None:
         """Read the model's weights, folding each norm's weight into the matrix behind it."""
-        weights = {name: tensor.detach().float() for name, tensor in self.model.state_dict().items()}
+        weights = {name: tensor.float() for name, tensor in weights_of(self.model).items()}
         self.embedding = weights["model.embed_tokens.weight"]
         self.layers: list[_Layer] = []
         for i in range(self.model.config.num_hidden_layers):
@@ -170,7 +171,7 @@ class TorchDecoder:
         self._pack()
         shape = (n_questions * n, sampling.max_new_tokens)
         tokens_RT = np.zeros(shape, np.int64)
-        logprobs_RT, entropies_RT = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        logprobs_RT, entropies_RT, certainties_RT = (np.zeros(shape, np.float32) for _ in range(3))
         lengths_R, finished_R = np.zeros(shape[0], np.int64), np.zeros(shape[0], bool)
         uniforms_RT = uniforms_QNT.reshape(shape[0], -1)
         # Questions of similar prompt length share a batch, which keeps padding small.
@@ -181,15 +182,16 @@ class TorchDecoder:
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
             found = self._sample_batch([prompts[row // n] for row in batch], uniforms_RT[batch], sampling)
-            tokens_RT[batch], logprobs_RT[batch], entropies_RT[batch] = (x.numpy() for x in found[:3])
-            lengths_R[batch], finished_R[batch] = (x.numpy() for x in found[3:])
+            whole = (tokens_RT, logprobs_RT, entropies_RT, certainties_RT, lengths_R, finished_R)
+            for array, part in zip(whole, found, strict=True):
+                array[batch] = part.numpy()
             report(len(batch))
-        return Samples.of_rows(n, tokens_RT, lengths_R, finished_R, logprobs_RT, entropies_RT)
+        return Samples.of_rows(n, tokens_RT, lengths_R, finished_R, logprobs_RT, entropies_RT, certainties_RT)
 
     def _sample_batch(
         self, prompts: list[list[int]], uniforms: np.ndarray, sampling: Sampling
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Tokens, log-probabilities, entropies (R, T), lengths and finished (R,), a prompt per row."""
+    ) -> tuple[torch.Tensor, ...]:
+        """Tokens, log-probabilities, entropies, certainties (R, T), lengths and finished (R,), a prompt per row."""
         limit = sampling.max_new_tokens
         # Equal neighbours are samples of one question: their prompt is run once.
         distinct = [prompt for i, prompt in enumerate(prompts) if i == 0 or prompt != prompts[i - 1]]
@@ -221,17 +223,18 @@ class TorchDecoder:
         alive_R = torch.arange(rows)  # original row of each row of the batch
         ended_R = torch.zeros(rows, dtype=torch.bool)
         tokens_RT = torch.zeros((rows, limit), dtype=torch.int64)
-        logprobs_RT, entropies_RT = torch.zeros((rows, limit)), torch.zeros((rows, limit))
+        logprobs_RT, entropies_RT, certainties_RT = (torch.zeros((rows, limit)) for _ in range(3))
         lengths_R = torch.full((rows,), limit)
         finished_R = torch.zeros(rows, dtype=torch.bool)
 
         logits_RV = logits_QV[question_R]
         for t in range(limit):
-            token_R, logprob_R, entropy_R = pick(logits_RV, uniforms_RT[alive_R, t], sampling)
+            token_R, logprob_R, entropy_R, certainty_R = pick(logits_RV, uniforms_RT[alive_R, t], sampling)
             going = alive_R[~ended_R]
             tokens_RT[going, t] = token_R[~ended_R]
             logprobs_RT[going, t] = logprob_R[~ended_R]
             entropies_RT[going, t] = entropy_R[~ended_R]
+            certainties_RT[going, t] = certainty_R[~ended_R]
             ends_R = torch.isin(token_R, self.eos) & ~ended_R
             lengths_R[alive_R[ends_R]] = t + 1
             finished_R[alive_R[ends_R]] = True
@@ -251,4 +254,4 @@ class TorchDecoder:
             logits_RV = self._decode(token_R, position_R, width + t, cache, bias_R11S)
             position_R = position_R + 1
 
-        return tokens_RT, logprobs_RT, entropies_RT, lengths_R, finished_R
+        return tokens_RT, logprobs_RT, entropies_RT, certainties_RT, lengths_R, finished_R

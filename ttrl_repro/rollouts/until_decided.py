@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,6 +31,7 @@ def sample_until_decided(
     unless one of them leads.
     """
     q, n, t = uniforms_QNT.shape
+    certainties_QNT: np.ndarray | None = np.zeros((q, n, t), dtype=np.float32)
     samples = Samples(
         np.zeros((q, n, t), dtype=np.int64),
         np.zeros((q, n), dtype=np.int64),
@@ -52,12 +54,16 @@ def sample_until_decided(
                 (samples.entropies_QNT, part.entropies_QNT),
             ):
                 whole[i, done:look, :width] = piece[row]
+            if certainties_QNT is None or part.certainties_QNT is None:
+                certainties_QNT = None
+            else:
+                certainties_QNT[i, done:look, :width] = part.certainties_QNT[row]
             answers[i] += answers_of([samples.ids(i, j) for j in range(done, look)])
             drawn_Q[i] = look
         active, done = [i for i in active if not rule.decided(_counts(answers[i]), look)], look
         if not active:
             break
-    return samples, drawn_Q
+    return replace(samples, certainties_QNT=certainties_QNT), drawn_Q
 
 
 def _counts(answers: Sequence[str | None]) -> list[int]:

@@ -31,6 +31,7 @@ from packaging.version import Version
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from ttrl_repro.adapters import weights_of
 from ttrl_repro.config import Vllm
 from ttrl_repro.errors import UserError
 from ttrl_repro.processes import processes
@@ -68,6 +69,7 @@ class VllmEngine:
     """
 
     name = "vllm"
+    sees_distributions = False
 
     def __init__(self, model: PreTrainedModel, eos_ids: list[int], settings: Vllm) -> None:
         _require_vllm()
@@ -234,8 +236,7 @@ class _Colocated:
     def load(self, model: PreTrainedModel) -> None:
         # `load_weights` of a CPU's packed linear layers fails; a reload unpacks and repacks. The state dict has tied
         # tensors under both their names, and must: where vLLM keeps two copies, both have to change.
-        weights = [(name, tensor.detach()) for name, tensor in model.state_dict().items()]
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(weights_of(model).items())})
         if not self.llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not reset its prefix cache, which holds states of older weights")
 
@@ -301,13 +302,14 @@ class _Server:
 
     def load(self, model: PreTrainedModel) -> None:
         if model.device.type == "cuda":
-            self.client.update_model_params(model)
+            for name, tensor in weights_of(model).items():
+                self.client.update_named_param(name, tensor)
         else:
             # NCCL needs a GPU on both sides; without one the server is on this machine and can read our files.
             with tempfile.TemporaryDirectory(prefix="ttrl-weights-") as folder:
                 # Tied tensors under both their names, as in `_Colocated.load`, each with memory of its own in a file.
                 save_file(
-                    {name: tensor.detach().clone() for name, tensor in model.state_dict().items()},
+                    {name: tensor.clone() for name, tensor in weights_of(model).items()},
                     Path(folder) / "model.safetensors",
                 )
                 self._post("collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": folder}})
