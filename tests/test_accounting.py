@@ -181,7 +181,7 @@ def test_replicates_are_summed(folder, capsys):
 
 
 def test_runs_of_two_cells_are_refused(folder, experiment):
-    other = experiment.model_copy(update={"reward": "oracle"})
+    other = experiment.model_copy(update={"model": "mini-s"})
     Record.create(folder.parent / "r1", other, {"task": {"name": "t", "fingerprint": "f"}}).close("interrupted")
     with pytest.raises(UserError, match=r"study: runs of 2 cells \(.*\); give a folder with those of one"):
         print_accounting(folder.parent)
