@@ -19,7 +19,7 @@ help:
 	@echo "make demo      one TTRL run on a laptop: table, record and figure (about 2 minutes)"
 	@echo "make test      lint, types and all tests (about 5 minutes)"
 	@echo "make figures   redraw every figure and table from the committed records"
-	@echo "make bench     every measurement of docs/performance.md (about 25 minutes)"
+	@echo "make bench     every measurement of docs/performance.md (about 35 minutes)"
 	@echo "make unchanged 10 paired runs with and without the fast paths: are results the same? (40 minutes)"
 	@echo "make vllm-env  an environment with vLLM for a CPU in .venv-vllm (2 minutes); make vllm-test: its tests"
 	@echo "make controls  majority, oracle, permuted-label and format rewards, 3 replicates each (10 minutes)"

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ttrl_repro import metrics
 from ttrl_repro.algorithms import GRPO
+from ttrl_repro.answers import canonical
 from ttrl_repro.rewards import REWARDS, Rollouts
 from ttrl_repro.votes import vote
 
@@ -387,18 +388,18 @@ def test_confidently_wrong_is_more_than_half_of_the_samples_on_one_wrong_answer(
 
 
 def test_whether_a_label_is_right():
-    given = rollouts([["0.3333", "2"], ["5", "6"], ["5", "6"], ["5"], [None]])
-    labels, gold = ["1/3", "7", "6", None, "4"], ["0.3333", "7.0", "5", "5", "4"]
-    # One class of the samples; neither is sampled, but they mean the same; two classes; no label; no sample.
-    assert metrics.right_labels(given, labels, [str(key) for key in map(canonical_key, gold)]).tolist() == [
-        True, True, False, False, True,
-    ]  # fmt: skip
-
-
-def canonical_key(answer):
-    from ttrl_repro.answers import canonical
-
-    return canonical(answer)
+    cases = [  # samples, label, gold
+        (["0.3333", "2"], "1/3", "0.3333", True),  # both mean one class of the samples
+        (["5", "6"], "7", "7.0", True),  # nobody samples either, and they mean the same
+        (["5", "6"], "7", "9", False),  # nobody samples either, and they differ
+        (["5", "6"], "6", "5", False),
+        (["5", "6"], "7", "5", False),
+        (["5"], None, "5", False),  # no label
+        ([None], "4", "4", True),
+    ]
+    answers, labels, gold, expected = map(list, zip(*cases, strict=True))
+    found = metrics.right_labels(rollouts(answers), labels, [str(canonical(answer)) for answer in gold])
+    assert found.tolist() == expected
 
 
 def test_under_a_wrong_label_reward_accuracy_is_arithmetic():

@@ -5,7 +5,7 @@
 Edge case: samples without an answer are rewarded like any other.
 
 Differences from the paper: all tokens count, the end-of-sequence token among them (the paper also tries parts of a
-sample, and finds its last tokens to tell most); distributions are those at the rollout's temperature.
+sample, and finds its last tokens to tell most); distributions are those at the rollout's temperature, before `top_p`.
 """
 
 from __future__ import annotations

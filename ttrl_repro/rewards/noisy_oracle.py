@@ -12,14 +12,14 @@ at any higher one with the same seed. Of n questions a binomial number is right,
 The wrong answer is one of the step's own samples, as a vote's would be:
 
     modal     the most common of the wrong answers: concentrated wrong votes
-    random    any of the wrong answers, equally likely: scattered wrong votes
+    random    any of the wrong answers, equally likely however rare: scattered wrong votes
 
 Ties of `modal` and the choice of `random` go by one random order of all possible answers, which question and seed
 name: the first of those sampled. So a wrong label stays what it is until it is sampled no more, or one that comes
 before it is.
 
-Edge cases: a question that should have a wrong label and has no wrong sample has no label, and rewards 0; so has one
-that should have its right label and has no right sample, as under `oracle`. Abstentions are never a label.
+Edge cases: a question that should have a wrong label and has no wrong sample has no label, and rewards 0. Where a
+right label has no right sample rewards are 0 too, as under `oracle`. Abstentions are never a label.
 """
 
 from __future__ import annotations

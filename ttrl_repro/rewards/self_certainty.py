@@ -8,7 +8,8 @@ without bound as tokens are ruled out. Its scale depends on V, so compare runs o
 
 Edge case: samples without an answer are rewarded like any other.
 
-Differences from the paper: distributions are those at the rollout's temperature; its KL term is `algorithm.kl` here.
+Differences from the paper: distributions are those at the rollout's temperature, before `top_p`; its KL term is
+`algorithm.kl` here.
 """
 
 from __future__ import annotations
