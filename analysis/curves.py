@@ -40,7 +40,8 @@ def training_curves(study: Study, cell: str) -> pd.DataFrame:
 
     Series: metrics of training; `greedy` and `avg@k` on the trained set and, as `fresh avg@k`, on its
     fresh twin; `first maj@n` (step 0). Intervals: ANSWERS for a single run's avg@k, the t interval over
-    replicates for a mean of at least 2 runs (population `replicates`), none elsewhere.
+    replicates for a mean of at least 2 runs (population `replicates`), none elsewhere. The mean ends where the
+    first run does: what goes on after others have stopped early is a choice of runs.
     """
     runs = study.runs[(study.runs["cell"] == cell) & (study.runs["state"] == "finished")]
     if runs.empty:
@@ -64,7 +65,8 @@ def training_curves(study: Study, cell: str) -> pd.DataFrame:
                     first = f"{prefix}first maj@{codes_QN.shape[1]}"
                     rows.append(_row(cell, name, first, step, maj_at_k(codes_QN)))
     table = pd.DataFrame(rows, columns=COLUMNS)
-    return pd.concat([table, _means(table, cell)], ignore_index=True) if len(runs) > 1 else table
+    shared = table[table["step"] <= runs["steps_done"].min()]
+    return pd.concat([table, _means(shared, cell)], ignore_index=True) if len(runs) > 1 else table
 
 
 def _row(

@@ -30,7 +30,15 @@ class Study:
 
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
     """A table's rows as the record's own readers give them."""
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+    # pandas keeps what is missing in a column of texts (an abstention's key) as NaN, which is not None.
+    columns = [
+        [None if missing else value for value, missing in zip(table[name].tolist(), table[name].isna(), strict=True)]
+        if isinstance(table[name].dtype, pd.StringDtype)
+        else table[name].tolist()
+        for name in table.columns
+    ]
+    names = [str(name) for name in table.columns]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def load(folder: str | Path) -> Study:

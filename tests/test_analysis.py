@@ -4,13 +4,16 @@ import subprocess
 import sys
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from analysis import load
 from analysis.controls import PAIRED, markdown, per_run, summarise, with_paired
 from analysis.curves import paper_curves, training_curves
+from analysis.load import rows_of
 from ttrl_repro.errors import UserError
-from ttrl_repro.records import Record
+from ttrl_repro.records import EVAL, Record, write_rows
+from ttrl_repro.summary import codes_by_protocol
 
 RUNS = ("base", "draw", "rl")
 
@@ -64,6 +67,17 @@ def test_load_gives_tidy_tables(study_folder):
     assert len(load(study_folder / "r1").runs) == 1
 
 
+def test_an_abstention_is_none_in_the_tables_too(study_folder):
+    path = study_folder / "r0" / "eval" / "step-000000.parquet"
+    rows = pq.read_table(path).to_pylist()
+    rows[0]["key"] = rows[0]["answer"] = None
+    write_rows(path, rows, EVAL)
+    answers = load(study_folder).answers
+    assert rows_of(answers[answers["run"] == "r0"])[0]["key"] is None
+    assert (codes_by_protocol(rows_of(answers))["mini-30", "train", 0, 0.6] == -1).sum() == 1
+    assert rows_of(answers[:0]) == []
+
+
 def test_curves_have_the_numbers_of_the_records(study_folder):
     study = load(study_folder)
     table = training_curves(study, study.runs["cell"][0])
@@ -82,6 +96,16 @@ def test_curves_have_the_numbers_of_the_records(study_folder):
 def test_a_single_run_has_no_mean(study_folder):
     study = load(study_folder / "r0")
     assert "mean" not in set(training_curves(study, study.runs["cell"][0])["run"])
+
+
+def test_the_mean_ends_where_the_first_run_does(study_folder):
+    path = study_folder / "r1" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "steps_done": 1}))  # it stopped early
+    study = load(study_folder)
+    table = training_curves(study, study.runs["cell"][0])
+    steps = table[(table["run"] == "mean") & (table["series"] == "label_accuracy")]["step"]
+    assert list(steps) == [1]
+    assert value(table, "r0", "label_accuracy", 2) == pytest.approx(0.4)
 
 
 def test_unfinished_runs_are_not_drawn(study_folder):

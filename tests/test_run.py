@@ -419,6 +419,110 @@ def test_a_local_model_of_another_architecture(tmp_path, tokenizer):
     assert Record.reopen(folder).manifest["model"]["architecture"] == "llama"
 
 
+WATCHED = config(
+    train={
+        "steps": 9,
+        "updates_per_step": 2,
+        "microbatch": 60,
+        "learning_rate": 1e-3,
+        "schedule": "constant",
+        "checkpoint_every": 4,
+    },
+    evaluate={"every": 2, "k": 4, "votes": 8, "base_temperatures": [0.6], "fresh": False},
+    watch={"stop": True, "reference_steps": 1, "patience": 2, "entropy_fall": 0.75},
+)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory) -> Path:
+    """A run that an alarm has stopped."""
+    folder = tmp_path_factory.mktemp("runs") / "stopped"
+    start(Experiment.model_validate(WATCHED), folder)
+    return folder
+
+
+def test_an_alarm_stops_a_run_that_asks_for_it(stopped):
+    manifest = Record.reopen(stopped).manifest
+    (alarm,) = manifest["alarms"]
+    step = alarm["step"]
+    assert (manifest["state"], manifest["steps_done"]) == ("finished", step)
+    assert 4 < step < 9
+    assert step % 2, "the last step is to be one without a scheduled evaluation, nor a scheduled checkpoint"
+    assert alarm["since"] == step - 1
+    assert manifest["stopped_early"] == f"watch.stop: {alarm['reason']}"
+    assert alarm["sign"] == "entropy"
+    metrics = read_jsonl(stopped / "metrics.jsonl")
+    assert [row["step"] for row in metrics] == list(range(1, step + 1))
+    assert all(row["entropy"] < 0.75 * metrics[0]["entropy"] for row in metrics[-2:])
+    rows = read_eval(stopped)
+    assert {row["step"] for row in rows} == {0, *range(2, step, 2), step}
+    assert max(row["sample"] for row in rows if row["step"] == step) == 7  # the votes of a last step
+    assert max(row["sample"] for row in rows if row["step"] == 2) == 3
+    assert len((stopped / "predictions.jsonl").read_text().splitlines()) == 30
+    found = {path.name for path in (stopped / "checkpoints").iterdir()}
+    # The sign was first seen in the rollout of step - 1, sampled from the weights after step - 2.
+    assert found >= {f"checkpoint-{2 * step}", f"label-free-step-{step - 3}"}
+    assert len([name for name in found if name.startswith("label-free")]) == 1
+    shown = ttrl("show", stopped)
+    assert f"{step} of 9 steps, finished; stopped early by watch.stop" in shown.stdout
+    assert f"label-free checkpoint rule: step {step - 3}, the last evaluated before" in shown.stdout
+    assert f"label-free-step-{step - 3}" in shown.stdout
+    with pytest.raises(UserError, match="finished; there is nothing to resume"):
+        resume(stopped)
+
+
+def test_without_stop_the_same_alarm_is_only_written_down(stopped, tmp_path):
+    content = {**WATCHED, "watch": {**WATCHED["watch"], "stop": False}}
+    start(Experiment.model_validate(content), tmp_path / "run")
+    manifest, early = (Record.reopen(folder).manifest for folder in (tmp_path / "run", stopped))
+    assert (manifest["steps_done"], manifest["stopped_early"]) == (9, None)
+    assert manifest["alarms"][0] == early["alarms"][0]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert lines[: early["steps_done"]] == (stopped / "metrics.jsonl").read_text().splitlines()
+    # The step that the rule picks outlives the pruning of checkpoints, with the weights that were evaluated.
+    name = f"checkpoints/label-free-step-{early['steps_done'] - 3}/model.safetensors"
+    weights, same = load_file(tmp_path / "run" / name), load_file(stopped / name)
+    assert all(tensor.equal(same[key]) for key, tensor in weights.items())
+
+
+@pytest.mark.parametrize("lost", ["everything", "the last checkpoint", "the end"])
+def test_a_run_that_stops_early_resumes_bitwise_too(stopped, tmp_path, lost):
+    folder = tmp_path / "cut"
+    shutil.copytree(stopped, folder)
+    early = Record.reopen(stopped).manifest
+    last = f"checkpoint-{2 * early['steps_done']}"
+    if lost == "everything":
+        shutil.rmtree(folder / "checkpoints")
+    elif lost == "the last checkpoint":
+        shutil.rmtree(folder / "checkpoints" / last)
+    else:
+        (folder / "predictions.jsonl").unlink()
+    record = Record.reopen(folder)
+    record.manifest.update(state="running", stopped_early=None)
+    record.save_manifest()
+    resume(folder)
+    same_outcome(stopped, folder, last)
+    manifest = Record.reopen(folder).manifest
+    for key in ("state", "steps_done", "alarms", "stopped_early"):
+        assert manifest[key] == early[key]
+    names = [sorted(path.name for path in (run / "checkpoints").iterdir()) for run in (folder, stopped)]
+    assert names[0][-1] == names[1][-1]
+    kept = f"checkpoints/{names[1][-1]}/model.safetensors"
+    assert (folder / kept).read_bytes() == (stopped / kept).read_bytes()
+
+
+def test_the_kept_weights_are_a_model(stopped):
+    (path,) = (stopped / "checkpoints").glob("label-free-step-*")
+    done = ttrl("eval", path, "mini-30", "--k", "4", "--max-new-tokens", "60")
+    assert done.returncode == 0, done.stderr
+    assert "avg@4" in done.stdout
+
+
+def test_a_run_without_an_alarm_keeps_no_weights_beside_its_checkpoints(finished):
+    assert Record.reopen(finished).manifest["alarms"] == []
+    assert {path.name.partition("-")[0] for path in (finished / "checkpoints").iterdir()} == {"checkpoint"}
+
+
 def test_eval_command(finished, tmp_path):
     refused = ttrl("eval", finished, "mini-83", "--max-new-tokens", "400")
     assert refused.returncode == 2
@@ -428,6 +532,34 @@ def test_eval_command(finished, tmp_path):
     assert "greedy" in done.stdout
     assert "avg@4" in done.stdout
     assert len(pq.read_table(tmp_path / "answers.parquet")) == 83 * 5
+
+
+def run_as_two(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """`ttrl` in two processes of one thread each."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [*launcher, "-m", "ttrl_repro.cli", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_two_processes_stop_together(tmp_path):
+    """The main process alone sees the alarm; the other must neither go on nor wait for it."""
+    experiment = tmp_path / "e2e.yaml"
+    content = {**WATCHED, "watch": {**WATCHED["watch"], "patience": 1, "entropy_fall": 0.99}}
+    experiment.write_text(yaml.safe_dump({**content, "evaluate": {**WATCHED["evaluate"], "every": 20}}))
+    run_as_two("run", experiment, "--out", tmp_path / "two")
+    manifest = Record.reopen(tmp_path / "two").manifest
+    assert manifest["steps_done"] == manifest["alarms"][0]["step"] < 9
+    assert manifest["stopped_early"].startswith("watch.stop: the entropy of a token is")
+    # Killed between the last checkpoint and the end, neither of the two may train on.
+    (tmp_path / "two" / "predictions.jsonl").unlink()
+    set_state(tmp_path / "two", "running")
+    run_as_two("resume", tmp_path / "two")
+    resumed = Record.reopen(tmp_path / "two").manifest
+    assert (resumed["state"], resumed["steps_done"]) == ("finished", manifest["steps_done"])
+    assert (tmp_path / "two" / "predictions.jsonl").is_file()
 
 
 def test_two_processes_vote_and_train_as_one(tmp_path):
@@ -440,15 +572,6 @@ def test_two_processes_vote_and_train_as_one(tmp_path):
     content["train"]["checkpoint_every"] = 1
     experiment.write_text(yaml.safe_dump(content))
     start(Experiment.model_validate(content), tmp_path / "one")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-
-    def run_as_two(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [*launcher, "-m", "ttrl_repro.cli", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr
-        return done
-
     done = run_as_two("run", experiment, "--out", tmp_path / "two")
     assert done.stdout.count("record: ") == 1  # one process speaks
     one, two = (sorted_votes(tmp_path / name) for name in ("one", "two"))
@@ -491,6 +614,7 @@ def sorted_votes(folder: Path) -> list[dict]:
         (["rollout.max_new_tokens=400"], "rollout.max_new_tokens: 400 after the"),
         (["evaluate.tasks=[mini-30]"], "evaluate.tasks: 'mini-30' is the trained task"),
         (["evaluate.tasks=[mini-83,mini-83]"], "evaluate.tasks: two tasks have one name"),
+        (["watch.stop=true", "train.steps=5"], "watch.stop has no effect: an alarm cannot come before step 5 "),
         (["rollout.engine=sglang"], "rollout.engine: Input should be 'auto', 'cpu', 'transformers' or 'vllm'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 The Trainer writes a checkpoint file by file. `seal` adds the checksums of all of them last, so a
 checkpoint without them was cut off while it was written, and one that does not match was damaged.
+Beside them `keep_weights` keeps the weights alone of one step, which the Trainer's pruning does not touch.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from ttrl_repro.errors import UserError
 from ttrl_repro.records import write_atomic
 
 SEAL = "checksums.json"
+KEPT = "label-free-step-"
 
 
 def seal(checkpoint: Path) -> None:
@@ -55,6 +58,33 @@ def drop_incomplete(folder: Path) -> None:
     for path in _all(folder):
         if not (path / SEAL).is_file():
             shutil.rmtree(path)
+
+
+def keep_weights(folder: Path, step: int, save: Callable[[Path], None]) -> None:
+    """Keep the weights after `step` steps in `folder`. `save` writes them to a path."""
+    target = kept_weights(folder, step)
+    partial = folder / f".{target.name}.partial"
+    for left in (partial, target):  # by a kill
+        if left.exists():
+            shutil.rmtree(left)
+    save(partial)
+    partial.rename(target)
+
+
+def kept_weights(folder: Path, step: int) -> Path:
+    """Where `keep_weights` keeps the weights of a step."""
+    return folder / f"{KEPT}{step}"
+
+
+def kept_steps(folder: Path) -> list[int]:
+    """The steps whose weights are kept, in order."""
+    return sorted(int(path.name.removeprefix(KEPT)) for path in folder.glob(f"{KEPT}*"))
+
+
+def drop_weights(folder: Path, which: Callable[[int], bool] = lambda _: True) -> None:
+    """Delete the kept weights of all steps, or of those for which `which(step)` is true."""
+    for step in filter(which, kept_steps(folder)):
+        shutil.rmtree(kept_weights(folder, step))
 
 
 def _all(folder: Path) -> list[Path]:

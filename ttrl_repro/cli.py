@@ -69,6 +69,16 @@ def show(record: Annotated[Path, typer.Argument(help="folder of a run")]) -> Non
     print_report(record)
 
 
+@app.command()
+def questions(
+    record: Annotated[Path, typer.Argument(help="folder of a run, or of a cell's replicates")],
+) -> None:
+    """Question by question: which turned right or wrong, and whose label changed."""
+    from analysis.accounting import print_accounting
+
+    print_accounting(record)
+
+
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="a run's folder (its last checkpoint), a miniature, a path or a hub id")],

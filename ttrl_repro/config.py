@@ -202,6 +202,27 @@ class Evaluate(_Strict):
         return self
 
 
+class Watch(_Strict):
+    """The watch for collapse (`watch.alarms`): label-free signs, compared with the run's own first steps.
+
+    stop: end the run after the step of its first alarm; by default an alarm is only written down.
+    reference_steps: the first steps, whose mean a sign is compared with. patience: steps in a row on which a sign
+    must show. top_answer_rise: of `top_answer_share`, absolute; with all true answers different, agreement alone
+    raises it by less than 1 / questions of a step. unanimity, distinct_fall: of `majority_ratio`, absolute, and of
+    `distinct_answers`, a factor; both are asked for. entropy_fall, tokens_fall, tokens_rise: factors.
+    """
+
+    stop: bool = False
+    reference_steps: int = Field(3, ge=1)
+    patience: int = Field(2, ge=1)
+    top_answer_rise: float = Field(0.25, gt=0, lt=1)
+    unanimity: float = Field(0.95, gt=0, le=1)
+    distinct_fall: float = Field(0.25, gt=0, lt=1)
+    entropy_fall: float = Field(0.1, gt=0, lt=1)
+    tokens_fall: float = Field(0.5, gt=0, lt=1)
+    tokens_rise: float = Field(2.0, gt=1)
+
+
 class Tracking(_Strict):
     """The W&B mirror of the record. `samples`: whether sampled texts are sent to W&B."""
 
@@ -229,6 +250,7 @@ class Experiment(_Strict):
     lora: Lora | None = None
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    watch: Watch = Watch()
     seeds: Seeds = Seeds()
     tracking: Tracking = Tracking()
 
@@ -277,6 +299,16 @@ class Experiment(_Strict):
         hottest = max(self.rollout.temperature, *self.evaluate.base_temperatures)
         if self.rollout.engine == "vllm" and hottest > 2:
             raise ValueError(f"vLLM samples at temperatures up to 2, not {hottest}")
+        return self
+
+    @model_validator(mode="after")
+    def _watch_can_stop(self) -> Experiment:
+        first = self.watch.reference_steps + self.watch.patience
+        if self.watch.stop and first >= self.train.steps:
+            raise ValueError(
+                f"watch.stop has no effect: an alarm cannot come before step {first} (watch.reference_steps + "
+                f"watch.patience), and train.steps is {self.train.steps}"
+            )
         return self
 
     def cell_hash(self) -> str:

@@ -5,7 +5,9 @@ Metrics that need true labels are None (absent from the record), never 0, where 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from math import fsum
 
 import numpy as np
 
@@ -26,7 +28,22 @@ def label_free(rollouts: Rollouts, rewards_QN: np.ndarray) -> dict[str, float]:
         "vote_margin": float(np.mean([vote.margin for vote in votes])),
         "tie_rate": float(np.mean([vote.tied > 1 for vote in votes])),
         "abstention_rate": sum(vote.abstained for vote in votes) / samples,
+        "top_answer_share": top_answer_share(votes),
+        "distinct_answers": float(np.mean([len(vote.counts) for vote in votes])),
     }
+
+
+def top_answer_share(votes_Q: Sequence[Vote]) -> float:
+    """Share of all samples that give the answer most common over all questions, each question weighing the same.
+
+    Answers to different questions are the same where their classes have one key. 0 if all samples abstain.
+    """
+    shares = defaultdict(list)
+    for vote in votes_Q:
+        for key, count in vote.counts.items():
+            shares[key].append(count / vote.n)
+    # Summed exactly, so that the order of the questions does not matter.
+    return max((fsum(of_key) for of_key in shares.values()), default=0.0) / len(votes_Q)
 
 
 def label_based(

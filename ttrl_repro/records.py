@@ -143,6 +143,8 @@ class Record:
             "seeds": experiment.seeds.model_dump(),
             **facts,
             "steps_done": 0,
+            "alarms": [],
+            "stopped_early": None,
             "cost": {"tokens_sampled": 0, "tokens_trained": 0, "flops": 0.0, "seconds": 0.0},
             "environment": environment(),
             "git": git_state(folder),
@@ -232,7 +234,8 @@ class Record:
                     part.unlink()
             write_table(merged, table.filter(pc.less_equal(table["step"], step)))
         (self.folder / "predictions.jsonl").unlink(missing_ok=True)
-        self.manifest.update(state="running", ended=None, steps_done=max(step, 0))
+        alarms = [alarm for alarm in self.manifest.get("alarms", []) if alarm["step"] <= step]
+        self.manifest.update(state="running", ended=None, steps_done=max(step, 0), alarms=alarms)
         self.save_manifest()
 
     def close(self, state: str) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ttrl_repro.checkpoints import kept_weights
+from ttrl_repro.config import Experiment
 from ttrl_repro.records import Record, Row, read_eval, read_jsonl
 from ttrl_repro.stats import (
     ANSWERS,
@@ -23,6 +26,7 @@ from ttrl_repro.stats import (
     questions_interval,
 )
 from ttrl_repro.summary import Line, codes_by_protocol, main_table, mean_majority_ratio
+from ttrl_repro.watch import WATCHED, alarms, checkpoint
 
 MARKS = {ANSWERS: "a", QUESTIONS: "q"}
 WIDTH = 126  # for output that is no terminal
@@ -71,6 +75,7 @@ def print_report(folder: Path) -> None:
     out.print(
         f"{manifest['name']}: {experiment.model} on {experiment.task}, reward {experiment.reward.label()}, "
         f"{manifest['steps_done']} of {experiment.train.steps} steps, {manifest['state']}"
+        f"{'; stopped early by watch.stop' if manifest.get('stopped_early') else ''}"
     )
     task = manifest["task"]["name"]
     lines = main_table(rows, task, manifest["steps_done"], settings.temperature, settings.k)
@@ -89,6 +94,8 @@ def print_report(folder: Path) -> None:
             out.print(f"{line.task} {line.split}: {reading(line, first)}", highlight=False)
     if metrics:
         out.print(_trajectory(metrics))
+    for text in watch_lines(folder, experiment, metrics, rows) if metrics and rows else []:
+        out.print(text, highlight=False, soft_wrap=True)
     cost = manifest["cost"]
     evaluated = sum(row["tokens"] for row in rows)
     peak = f"; peak memory {cost['peak_memory_bytes'] / 1e9:.2f} GB" if "peak_memory_bytes" in cost else ""
@@ -102,6 +109,35 @@ def print_report(folder: Path) -> None:
     out.print(f"record: {folder}", highlight=False, soft_wrap=True)
     if (folder / "predictions.jsonl").is_file():
         out.print(f"predictions: {folder / 'predictions.jsonl'}", highlight=False, soft_wrap=True)
+
+
+def watch_lines(folder: Path, experiment: Experiment, metrics: Sequence[Row], rows: Sequence[Row]) -> list[str]:
+    """The alarms of a run, and what the label-free checkpoint rule picks: its avg@k beside the last one's.
+
+    `metrics`: rows of metrics.jsonl; `rows`: of the evaluations, which include the base's.
+    """
+    settings, watch = experiment.evaluate, experiment.watch
+    lines = [f"alarm, step {alarm.step}: {alarm.reason}" for alarm in alarms(metrics, watch)]
+    steps = sorted({row["step"] for row in rows})
+    choice, last = checkpoint(metrics, steps, watch), steps[-1]
+    missing = ", ".join(name for name in WATCHED if name not in metrics[0])
+    note = f"; this record has no {missing}" if missing else ""
+    if choice.alarm is None:
+        return [*lines, f"label-free checkpoint rule: step {last}, the last evaluated (no alarm{note})"]
+    picked = f"step {choice.step}{', the base' if choice.step == 0 else ''}"
+    seen = f"the alarm's sign first showed (step {choice.alarm.since}{note})"
+    lines.append(f"label-free checkpoint rule: {picked}, the last evaluated before {seen}")
+    codes = codes_by_protocol(rows)
+
+    def avg(task: str, split: str, step: int) -> str:
+        codes_QN: np.ndarray = codes[task, split, step, settings.temperature][:, : settings.k]
+        return f"{cell(answers_interval(avg_at_k, codes_QN))} at step {step}"
+
+    for task, split in dict.fromkeys((task, split) for task, split, _, _ in codes):
+        both = " against ".join(avg(task, split, step) for step in dict.fromkeys((choice.step, last)))
+        lines.append(f"  {task} {split}: avg@{settings.k} {both}")
+    weights = kept_weights(folder / "checkpoints", choice.step)
+    return [*lines, f"  weights: {weights}"] if weights.is_dir() else lines
 
 
 def _main_table(lines: list[Line], k: int, votes: int) -> Table:
@@ -140,6 +176,8 @@ def _trajectory(metrics: Sequence[Row]) -> Table:
             "entropy",
             "abstention_rate",
             "mean_tokens",
+            "top_answer_share",
+            "distinct_answers",
         )
         if name in metrics[0]
     ]

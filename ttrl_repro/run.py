@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -39,7 +39,7 @@ from ttrl_repro.native.support import native_library, unsupported
 from ttrl_repro.processes import processes
 from ttrl_repro.progress import Progress
 from ttrl_repro.prompts import encode_prompts
-from ttrl_repro.records import Record, Row, refuse_occupied, write_atomic
+from ttrl_repro.records import Record, Row, read_jsonl, refuse_occupied, write_atomic
 from ttrl_repro.rollouts import Engine, make_engine
 from ttrl_repro.side_models import cannot_carry_critic
 from ttrl_repro.summary import codes_by_protocol, headline
@@ -47,6 +47,7 @@ from ttrl_repro.tasks import Task, has_fresh_split, load_task
 from ttrl_repro.tracking import Mirror, wandb_mode
 from ttrl_repro.trainer import StepResult, plan_batches
 from ttrl_repro.votes import vote
+from ttrl_repro.watch import alarms, last_clear_step, precedes
 
 
 @dataclass
@@ -156,6 +157,7 @@ def resume(folder: Path) -> Record:
             # Without a checkpoint even the base's evaluation is done again: it may be half-written.
             record.rewind(updates // experiment.train.updates_per_step if checkpoint else -1)
             checkpoints.drop_incomplete(folder / "checkpoints")
+            checkpoints.drop_weights(folder / "checkpoints", lambda step: step > record.manifest["steps_done"])
         state.wait_for_everyone()
         record = Record.reopen(folder)  # as the main process has just left it
         _run(setup, record, checkpoint)
@@ -274,13 +276,12 @@ def _run(setup: Setup, record: Record, checkpoint: Path | None) -> None:
                 session.evaluate(0)
             progress.start("training", experiment.train.steps, done=record.manifest["steps_done"], unit="step")
             # Killed between the last checkpoint and the end, there is nothing left to train.
-            if record.manifest["steps_done"] < experiment.train.steps:
+            finished = session.done
+            if not finished:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-                finished = trainer.steps_done == experiment.train.steps
-            else:
-                finished = True
+                finished = trainer.ended or trainer.steps_done == experiment.train.steps
             if finished and main:
-                session.predict()
+                session.finish()
         state = "finished" if finished else "interrupted"
     except KeyboardInterrupt:
         state = "interrupted"
@@ -300,9 +301,24 @@ class _Session:
     def __init__(self, setup: Setup, record: Record, mirror: Mirror | None, progress: Progress, stop: _Stop) -> None:
         self.setup, self.record, self.mirror, self.progress, self.stop = setup, record, mirror, progress, stop
         self.parameters = setup.model.num_parameters()
+        self.metrics = read_jsonl(record.folder / "metrics.jsonl")
+        self.alarms = alarms(self.metrics, setup.experiment.watch)
 
-    def after_step(self, result: StepResult) -> None:
-        """Write a step's rows, then evaluate if it is time to. The checkpoint is written after this."""
+    @property
+    def done(self) -> bool:
+        """Whether no step is left: all are behind us, or the run stopped at an alarm."""
+        return bool(self.record.manifest["steps_done"] == self.setup.experiment.train.steps) or self.stopped
+
+    @property
+    def stopped(self) -> bool:
+        """Whether an alarm ends the run."""
+        return self.setup.experiment.watch.stop and bool(self.alarms)
+
+    def after_step(self, result: StepResult) -> bool:
+        """Write a step's rows, watch, then evaluate if it is time to. The checkpoint is written after this.
+
+        Returns whether the run ends with this step, before its time.
+        """
         for name, value in result.metrics.items():
             if value is not None and not math.isfinite(value):
                 raise FloatingPointError(f"step {result.step}: {name} is {value}; the run cannot go on")
@@ -313,6 +329,7 @@ class _Session:
         self.record.append("metrics.jsonl", {"step": result.step, **present})
         self._spend(result.tokens_sampled, result.tokens_prompt, result.tokens_trained, result.timings["seconds"])
         self.record.manifest["steps_done"] = result.step
+        self._watch({"step": result.step, **present})
         self.record.save_manifest()
         assert self.mirror is not None
         self.mirror.log(result.step, {**present, **{f"time/{k}": v for k, v in result.timings.items()}})
@@ -322,9 +339,33 @@ class _Session:
             "majority ratio": result.metrics["majority_ratio"],
         }
         self.progress.advance(note=", ".join(f"{k} {v:.2f}" for k, v in shown.items() if v is not None))
-        train = self.setup.experiment.train
-        if result.step % self.setup.experiment.evaluate.every == 0 or result.step == train.steps:
+        if result.step % self.setup.experiment.evaluate.every == 0 or self.done:
             self.evaluate(result.step)
+            if not self.done and not self.alarms:
+                # The label-free rule may come to pick this step, which may have no checkpoint or lose it to pruning.
+                checkpoints.keep_weights(self.record.folder / "checkpoints", result.step, self._save)
+        self._drop_weights()
+        return self.stopped
+
+    def _watch(self, row: Row) -> None:
+        """Write down the alarms that this step raises."""
+        self.metrics.append(dict(row))
+        before, self.alarms = len(self.alarms), alarms(self.metrics, self.setup.experiment.watch)
+        self.record.manifest["alarms"] = [asdict(alarm) for alarm in self.alarms]
+        for alarm in self.alarms[before:]:
+            end = "; the run ends here (watch.stop)" if self.stopped else ""
+            self.progress.say(f"alarm, step {alarm.step}: {alarm.reason}{end}")
+
+    def _drop_weights(self) -> None:
+        """Of the kept weights, leave those that the label-free rule picks, or may still pick."""
+        folder, watch = self.record.folder / "checkpoints", self.setup.experiment.watch
+        clear = self.alarms[0].since - 1 if self.alarms else last_clear_step(self.metrics, watch)
+        best = max((step for step in checkpoints.kept_steps(folder) if precedes(step, clear)), default=0)
+        checkpoints.drop_weights(folder, lambda step: step < best or (step > best and bool(self.alarms)))
+
+    def _save(self, folder: Path) -> None:
+        self.setup.model.save_pretrained(folder)
+        self.setup.tokenizer.save_pretrained(folder)
 
     def _spend(self, sampled: int, prompt: int, trained: int, seconds: float) -> None:
         """Count tokens, seconds and FLOPs: 2 per parameter and token forward, 6 forward and backward."""
@@ -343,8 +384,7 @@ class _Session:
         if step == 0:
             temperatures, samples = settings.base_temperatures, settings.votes
         else:
-            last = step == self.setup.experiment.train.steps
-            temperatures, samples = (settings.temperature,), settings.votes if last else settings.k
+            temperatures, samples = (settings.temperature,), settings.votes if self.done else settings.k
         return [GREEDY, *(Protocol(t, settings.top_p, samples) for t in temperatures)]
 
     def evaluate(self, step: int) -> None:
@@ -381,10 +421,19 @@ class _Session:
         assert self.mirror is not None
         self.mirror.log(step, headline(codes_by_protocol(rows), settings.k))
 
-    def predict(self) -> None:
+    def finish(self) -> None:
+        """The end of a run: predictions, and in the manifest why there are no more steps, if it stopped early."""
+        self._predict()
+        steps, manifest = self.setup.experiment.train.steps, self.record.manifest
+        if self.stopped and manifest["steps_done"] < steps:
+            manifest["stopped_early"] = f"watch.stop: {self.alarms[0].reason}"
+        if not self.alarms:
+            checkpoints.drop_weights(self.record.folder / "checkpoints")  # the rule picks the last checkpoint
+
+    def _predict(self) -> None:
         """predictions.jsonl: the vote of the trained model on every trained question."""
-        experiment, task = self.setup.experiment, self.setup.task
-        table = pq.read_table(self.record.folder / "eval" / f"step-{experiment.train.steps:06d}.parquet")
+        task = self.setup.task
+        table = pq.read_table(self.record.folder / "eval" / f"step-{self.record.manifest['steps_done']:06d}.parquet")
         answers: dict[str, list[str | None]] = {question.id: [] for question in task.questions}
         for row in table.to_pylist():
             if (row["task"], row["split"], row["protocol"]) == (task.name, task.split, "sampled"):

@@ -176,7 +176,8 @@ class TTRLTrainer(GRPOTrainer):
 
     `gold` (question id -> key of the true label) is for diagnostics, for a reward that declares
     `needs_gold` and for `train.only`; nothing else reads it. `folder`: the record's, for checkpoints.
-    `on_step` is called after every step, on the main process.
+    `on_step` is called after every step, on the main process; with `watch.stop` a true answer ends the training
+    there, with a checkpoint (`ended` then says so, on every process).
     """
 
     _buffered_inputs: list[dict[str, torch.Tensor]]  # TRL's: the forward passes of the step under way
@@ -190,7 +191,7 @@ class TTRLTrainer(GRPOTrainer):
         prompts: Mapping[str, list[int]],
         gold: Mapping[str, str] | None,
         folder: Path,
-        on_step: Callable[[StepResult], None],
+        on_step: Callable[[StepResult], bool | None],
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         self.experiment, self.engine, self.prompts = experiment, engine, prompts
@@ -209,6 +210,7 @@ class TTRLTrainer(GRPOTrainer):
         self.frozen: dict[str, FrozenLabel] | None = None
         count = processes().num_processes
         self.plan = plan_batches(experiment, len(prompts), count)
+        self.ended = False
         self._pending: _Pending | None = None
         self._step_started = 0.0
         self._old_logps_known = False
@@ -623,8 +625,9 @@ class TTRLTrainer(GRPOTrainer):
             tokens_prompt=sum(group.prompt_tokens for group in groups),
         )
         self.extra_metrics = {}
-        if self.accelerator.is_main_process:
-            self.on_step(result)
+        end = self.accelerator.is_main_process and bool(self.on_step(result))
+        if self.experiment.watch.stop and any(gather_object([end])):
+            self.ended = self.control.should_save = self.control.should_training_stop = True
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
