@@ -36,7 +36,7 @@ def per_run(study: Study) -> pd.DataFrame:
                       float((last[:, :k] >= 0).mean() - (first[:, :k] >= 0).mean()))  # fmt: skip
             replicate = f"b{run['seed_base']}-d{run['seed_draw']}-r{run['seed_rl']}"
             rows.append(
-                {"name": run["name"], "reward": run["reward"], "split": split, "replicate": replicate}
+                {"reward": run["reward"], "split": split, "replicate": replicate}
                 | dict(zip(MEASURES, values, strict=True))
             )
     if not rows:

@@ -40,8 +40,8 @@ def main(
     if not arms:
         raise UserError(f"{root}: no arms here")
     prefix = f"{comparison.value.removesuffix('s')}-"
-    runs = pd.concat([per_run(load(arm)) for arm in arms], ignore_index=True)
-    runs = runs.rename(columns={"name": "arm"}).assign(arm=lambda table: table["arm"].str.removeprefix(prefix))
+    named = [per_run(load(arm)).assign(arm=arm.name.removeprefix(prefix)) for arm in arms]
+    runs = pd.concat(named, ignore_index=True)
     summary = summarise(runs, "arm")
     order = summary[(summary["measure"] == "gain") & (summary["split"] == "train")].sort_values("mean", ascending=False)
     rank = {arm: place for place, arm in enumerate(order["arm"])}

@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from ttrl_repro.errors import UserError
 from ttrl_repro.miniature.recipes import recipe_names
 
-
 ADAPTERS = "adapter_config.json"  # PEFT's, in a folder of adapters
 
 
