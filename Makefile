@@ -64,7 +64,8 @@ unchanged: venv
 	$(BIN)/python bench/unchanged.py
 
 controls: venv
-	PATH="$(abspath $(BIN)):$$PATH" experiments/replicates.sh runs/controls experiments/control-*.yaml
+	PATH="$(abspath $(BIN)):$$PATH" experiments/replicates.sh runs/controls \
+		$(foreach reward,majority oracle permuted format,experiments/rewards/reward-$(reward).yaml)
 	$(BIN)/python paper_figures/table_controls.py runs/controls/*/ --out runs/controls
 
 vllm-env: $(VLLM_STAMP)

@@ -29,7 +29,7 @@ from ttrl_repro.stats import avg_at_k
 from ttrl_repro.summary import codes_by_protocol
 
 RESULTS = Path(__file__).resolve().parent / "results"
-EXPERIMENT = Path(__file__).resolve().parent.parent / "experiments" / "control-majority.yaml"
+EXPERIMENT = Path(__file__).resolve().parent.parent / "experiments" / "rewards" / "reward-majority.yaml"
 EQUIVALENT = 0.02
 ARMS = {
     "fast": ({}, "train.skip_without_signal=true"),

@@ -41,7 +41,7 @@ def filled(text: str) -> str:
 
 def main() -> None:
     """Fill the documents, or check them."""
-    for name in ("README.md", "docs/votes.md", "docs/answers.md", "docs/performance.md"):
+    for name in ("README.md", "docs/lab_notes.md", "docs/votes.md", "docs/answers.md", "docs/performance.md"):
         path = ROOT / name
         old = path.read_text()
         new = filled(old)

@@ -19,7 +19,7 @@ from ttrl_repro.errors import UserError
 
 HERE = Path(__file__).resolve().parent
 NAME = "table_controls"
-CELLS = ("control-majority", "control-oracle", "control-permuted", "control-format")
+CELLS = ("reward-majority", "reward-oracle", "reward-permuted", "reward-format")
 
 
 def main(
@@ -27,7 +27,7 @@ def main(
     out: Annotated[Path, typer.Option(help="where csv and md go")] = HERE,
 ) -> None:
     """Write the table and print it."""
-    folders = records or [HERE / "data" / cell for cell in CELLS]
+    folders = records or [HERE / "data" / "rewards" / cell for cell in CELLS]
     runs = with_paired(pd.concat([per_run(load(folder)) for folder in folders], ignore_index=True))
     summary = summarise(runs)
     out.mkdir(parents=True, exist_ok=True)
