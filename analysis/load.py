@@ -68,7 +68,7 @@ def load(folder: str | Path) -> Study:
                 "trained_task": manifest["task"]["name"],
                 "questions": manifest["task"]["fingerprint"],
                 "model": experiment.model,
-                "reward": experiment.reward.name,
+                "reward": experiment.reward.label() + (f", {only}" if (only := experiment.train.only) != "all" else ""),
                 "algorithm": experiment.algorithm.name,
                 "learning_rate": experiment.train.learning_rate,
                 "steps_done": manifest["steps_done"],

@@ -15,7 +15,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from tests import reference
 from tests.test_trainer import assert_same_gradient, change, flat, make
-from ttrl_repro.adapters import with_adapters
+from ttrl_repro.adapters import weights_of, with_adapters
 from ttrl_repro.algorithms import ALGORITHMS
 from ttrl_repro.algorithms.prime import process_advantages
 from ttrl_repro.config import Lora
@@ -23,7 +23,7 @@ from ttrl_repro.errors import UserError
 from ttrl_repro.models import load_model
 from ttrl_repro.ppo_trainer import PPOTrainer
 from ttrl_repro.rollouts import Sampling, make_engine, uniforms
-from ttrl_repro.side_models import Critic, cannot_carry_critic, in_passes, scattered, whitened
+from ttrl_repro.side_models import Critic, SideModel, cannot_carry_critic, in_passes, scattered, whitened
 
 ONE = {"steps": 1}
 
@@ -67,7 +67,7 @@ def test_the_first_update_is_that_of_the_formula(tmp_path, name):
     assert (flat(found) - flat(expected)).norm() / flat(expected).norm() < 1e-5
 
 
-PLAIN_PPO = {"name": "ppo", "critic_learning_rate": 0.0, "whiten": False}
+PLAIN_PPO = {"name": "ppo", "critic_rate": 0.0, "whiten": False}
 
 
 def test_ppo_with_a_frozen_zero_critic_is_reinforce_without_baseline(tmp_path):
@@ -93,7 +93,7 @@ def test_whitened_advantages_of_ppo_have_mean_0_and_variance_1(tmp_path):
 
 def test_the_critic_learns_the_returns(tmp_path):
     """Of the same questions over several steps: less error, and more than none of the variance explained."""
-    algorithm = {"name": "ppo", "critic_learning_rate": 3e-4, "value_clip": None}
+    algorithm = {"name": "ppo", "critic_rate": 3e4, "value_clip": None}
     train = {"steps": 15, "learning_rate": 1e-8, "updates_per_step": 4}
     _, results = trained(tmp_path, algorithm=algorithm, train=train)
     losses = [result.metrics["value_loss"] for result in results]
@@ -143,7 +143,7 @@ def test_values_are_of_the_state_before_each_token(tiny_model):
 
 def test_prime_before_its_reward_model_has_learned_anything(tmp_path):
     """Token rewards are 0: what is left is 5 x RLOO, with a token-mean loss."""
-    algorithm = {"name": "prime", "reward_model_learning_rate": 0.0, "whiten": False}
+    algorithm = {"name": "prime", "reward_model_rate": 0.0, "whiten": False}
     trainer, results = trained(tmp_path, algorithm=algorithm, train=ONE)
     r = rewards_of(trainer).reshape(10, 8)
     advantages = 5 * (r - (r.sum(1, keepdims=True) - r) / 7)
@@ -162,6 +162,7 @@ def test_prime_s_reward_model_takes_the_step_of_its_loss(tmp_path):
     After the step token rewards are beta (log pi_prm - log pi_base), and make the advantages.
     """
     algorithm = {"name": "prime", "whiten": False, "outcome_weight": 0.0, "process_weight": 2.0, "gamma": 0.9}
+    algorithm["reward_model_rate"] = 0.06  # of 1e-3
     trainer, results = trained(tmp_path, algorithm=algorithm, train=ONE)
     assert results[0].metrics["reward_model_loss"] == pytest.approx(np.log(2), abs=1e-6)
     assert results[0].metrics["reward_model_accuracy"] > 0.6
@@ -185,12 +186,20 @@ def test_prime_s_reward_model_takes_the_step_of_its_loss(tmp_path):
     token_rewards, mask = np.zeros((80, width)), batch["completion_mask"].numpy()
     for i, (ours, bases) in enumerate(zip(*logps, strict=True)):
         token_rewards[i, : len(ours)] = 0.05 * (ours - bases).numpy()
+    largest = max(abs(row[t:].sum()) for row in token_rewards for t in range(width))
+    token_rewards /= largest + 1e-6
+    assert results[0].metrics["process_share"] == 1
     advantages = 2 * process_advantages(token_rewards.reshape(10, 8, -1), mask.reshape(10, 8, -1), 0.9)
-    np.testing.assert_allclose(batch["advantages"].numpy(), advantages.reshape(80, -1), atol=2e-5)
-    assert np.abs(advantages).max() > 1e-2
+    np.testing.assert_allclose(batch["advantages"].numpy(), advantages.reshape(80, -1), atol=2e-3)
+    assert np.abs(advantages).max() > 0.5
 
 
 EVERY = [*ALGORITHMS.own, "ppo with several updates", "rloo with adapters", "ppo with adapters", "prime with adapters"]
+
+
+# Adam's first step of PRIME's reward model is the sign of its gradient, also where that is rounding alone, and
+# token rewards after it are scaled up to 1.
+ROUNDING = {"prime": 10}
 
 
 def variant(name):
@@ -209,10 +218,10 @@ def test_accumulation_does_not_change_an_update(tmp_path, name):
     parts, _ = trained(tmp_path, "parts", **sections, train={**ONE, **train, "microbatch": 5})
     assert parts.plan.accumulation >= 8
     relative = (flat(parts.gradients[0]) - flat(whole.gradients[0])).norm() / flat(whole.gradients[0]).norm()
-    assert relative < 2e-5
+    assert relative < 2e-5 * ROUNDING.get(sections["algorithm"], 1)
     assert flat(whole.gradients[0]).norm() > 1e-4
     ours, theirs = (trainer.batches[0]["advantages"] for trainer in (whole, parts))
-    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert torch.allclose(ours, theirs, atol=1e-5 * ROUNDING.get(sections["algorithm"], 1))
 
 
 SHARED = [name for name in EVERY if "several" not in name]  # whose updates do not depend on who holds which rows
@@ -253,7 +262,7 @@ def test_two_processes_make_the_update_of_one(tmp_path, pair, name, monkeypatch)
     for rank in ranks:
         difference = flat(rank["gradients"][0]) / size - expected
         assert difference.abs().max() < 1e-6
-        assert difference.norm() / expected.norm() < 1e-5
+        assert difference.norm() / expected.norm() < 1e-5 * ROUNDING.get(sections["algorithm"], 1)
 
 
 def as_rank(folder: Path) -> None:
@@ -290,8 +299,43 @@ def test_adapters_alone_are_trained(tmp_path):
     trainer, results = trained(tmp_path, lora={"rank": 4, "alpha": 8}, train={"steps": 2})
     assert all("lora" in name for name in trainer.gradients[0])
     assert results[1].metrics["sampler_gap"] < 3e-4  # after an update, too
-    with pytest.raises(UserError, match=r"lora.target_modules: Target modules .*not found"):
-        with_adapters(load_model("mini-xs")[0], Lora(target_modules=("nonsense",)), 0)
+    for modules, message in (
+        ("nonsense", "Target modules .*not found"),
+        ("embed_tokens", "model.embed_tokens is no matrix; use linear layers of the blocks"),
+        ("lm_head", "lm_head is the output matrix"),
+    ):
+        with pytest.raises(UserError, match=rf"lora.target_modules: {message}"):
+            with_adapters(load_model("mini-xs")[0], Lora(target_modules=(modules,)), 0)
+
+
+def test_adapters_load_as_one_model_with_their_base(tmp_path):
+    model, tokenizer = load_model("mini-xs")
+    model = with_adapters(model, Lora(rank=4), seed=0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.01)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again, expected = load_model(str(tmp_path))[0].state_dict(), weights_of(model)
+    for name, weight in expected.items():
+        assert torch.allclose(again[name], weight, atol=1e-6), name
+    assert not torch.allclose(expected["model.layers.0.mlp.up_proj.weight"],
+                              load_model("mini-xs")[0].model.layers[0].mlp.up_proj.weight, atol=1e-3)  # fmt: skip
+    config = tmp_path / "adapter_config.json"
+    config.write_text(config.read_text().replace("mini-xs-seed0", "mini-xs-moved"))
+    with pytest.raises(UserError, match=r"the base of the adapters in .*mini-xs-moved, is not there"):
+        load_model(str(tmp_path))
+
+
+def test_a_side_model_s_state_fits_no_other(tiny_model):
+    accelerator = SimpleNamespace(num_processes=1)
+    critic = SideModel(Critic(tiny_model), 1e-3, 1.0, accelerator)
+    state = critic.state()
+    critic.load(state)
+    del state["module"]["head.weight"]
+    with pytest.raises(ValueError, match=r"only one of the two has head\.weight"):
+        critic.load(state)
 
 
 def test_models_that_carry_no_critic():

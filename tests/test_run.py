@@ -17,8 +17,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from ttrl_repro.config import Experiment
+from ttrl_repro.adapters import with_adapters
+from ttrl_repro.config import Experiment, Lora
 from ttrl_repro.errors import Interrupted, UserError
+from ttrl_repro.models import load_model
 from ttrl_repro.records import Record, read_eval, read_jsonl
 from ttrl_repro.run import resume, start
 
@@ -92,6 +94,9 @@ OTHERS = {
         train={"steps": 4, "learning_rate": 1e-3, "updates_per_step": 2, "checkpoint_every": 2}, algorithm="ppo"
     ),
     "PRIME": config(train={"steps": 4, "learning_rate": 1e-3, "checkpoint_every": 2}, algorithm="prime"),
+    "KL with adapters": config(
+        train={"steps": 4, "learning_rate": 1e-2, "checkpoint_every": 2}, algorithm={"kl": 0.05}, lora={"rank": 4}
+    ),
     "PRIME with adapters": config(
         train={"steps": 4, "learning_rate": 1e-2, "checkpoint_every": 2}, algorithm="prime", lora={"rank": 4}
     ),
@@ -605,6 +610,8 @@ def sorted_votes(folder: Path) -> list[dict]:
         (["algorithm={name: ppo, gae_lambda: 2}"], "algorithm: gae_lambda: Input should be less than or equal to 1"),
         (["algorithm={name: rloo, beta: 2}"], "algorithm: beta: unknown setting of 'rloo'; known: clip, kl"),
         (["algorithm.kl=0.1", "train.skip_without_signal=true"], "a sample without advantage changes the update, too"),
+        (["lora.foo=1"], "lora.foo: unknown field; known here: rank, alpha, target_modules"),
+        (["lora.target_modules=[]"], "lora.target_modules: Tuple should have at least 1 item"),
         (["lora.target_modules=[nonsense]"], "lora.target_modules: Target modules"),
         (["model=nobody/no-such-model"], "model: cannot load hub model 'nobody/no-such-model'"),
         (["model=./none"], "model: no such folder ./none"),
@@ -633,6 +640,17 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(tmp_path, ar
     assert errors.count("\n") == 1
     assert message in errors
     assert not out.exists()
+
+
+@pytest.mark.parametrize("more", [{"lora": {"rank": 2}}, {"algorithm": {"kl": 0.1}}])
+def test_adapters_are_no_base_for_what_goes_back_to_theirs(tmp_path, more):
+    model, tokenizer = load_model("mini-xs")
+    with_adapters(model, Lora(rank=4), seed=0).save_pretrained(tmp_path / "adapters")
+    tokenizer.save_pretrained(tmp_path / "adapters")
+    given = config(model=str(tmp_path / "adapters"), **more)
+    with pytest.raises(UserError, match=r"model: .* holds adapters, whose base (lora|algorithm.kl) would go back to"):
+        start(Experiment.model_validate(given), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_algorithm_with_a_critic_refuses_a_model_that_cannot_carry_one(tmp_path, monkeypatch):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 from transformers import PreTrainedModel
 
 from ttrl_repro.config import Lora
@@ -29,9 +31,17 @@ def with_adapters(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
     try:
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "lora"))
-            return get_peft_model(model, config)
+            adapted = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(f"lora.target_modules: {' '.join(str(error).split())[:200]}") from error
+    for name, module in model.named_modules():
+        if not isinstance(module, BaseTunerLayer):
+            continue
+        layer = module.get_base_layer()
+        if not isinstance(layer, nn.Linear) or module is model.get_output_embeddings():
+            what = "the output matrix" if isinstance(layer, nn.Linear) else "no matrix"
+            raise UserError(f"lora.target_modules: {name} is {what}; use linear layers of the blocks, such as q_proj")
+    return adapted
 
 
 def has_adapters(model: PreTrainedModel) -> bool:
@@ -50,6 +60,6 @@ def weights_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
         if ".lora_" not in name
     }
     for name, module in inner.named_modules():
-        if ADAPTER in getattr(module, "lora_A", {}):
+        if isinstance(module, BaseTunerLayer):
             weights[f"{name}.weight"] = weights[f"{name}.weight"] + module.get_delta_weight(ADAPTER).detach()
     return weights

@@ -22,7 +22,8 @@ KEPT = "label-free-step-"
 
 def seal(checkpoint: Path) -> None:
     """Mark a checkpoint as complete."""
-    sums = {path.name: _checksum(path) for path in sorted(checkpoint.iterdir()) if path.name != SEAL}
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != SEAL)
+    sums = {path.relative_to(checkpoint).as_posix(): _checksum(path) for path in files}
     write_atomic(checkpoint / SEAL, json.dumps(sums, indent=2) + "\n")
 
 

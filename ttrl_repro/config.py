@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -144,7 +144,7 @@ class Lora(_Strict):
 
     rank: int = Field(16, ge=1)
     alpha: float = Field(32.0, gt=0)
-    target_modules: tuple[str, ...] | None = None
+    target_modules: tuple[str, ...] | None = Field(None, min_length=1)
 
 
 class Train(_Strict):
@@ -327,6 +327,9 @@ class Experiment(_Strict):
             del content["train"]["skip_without_signal"]
         if not content.get("train", True):
             del content["train"]
+        # A watch that stops nothing only looks on.
+        if not self.watch.stop:
+            content.pop("watch", None)
         # Where a server listens and how much memory vLLM takes change no result.
         vllm = content.get("rollout", {}).get("vllm", {})
         for name in [*(name for name in vllm if name.startswith("server_")), "gpu_memory_utilization", "cpu_cache_gib"]:
@@ -370,7 +373,9 @@ def _override(content: dict[str, Any], override: str) -> None:
     for part in parts[:-1]:
         if at is content and part in ("algorithm", "reward") and isinstance(at.get(part), str):
             at[part] = {"name": at[part]}
-        at = at.setdefault(part, {})
+        if at.get(part) is None:
+            at[part] = {}
+        at = at[part]
         if not isinstance(at, dict):
             raise UserError(f"override {override!r}: {part!r} is not a group of fields")
     try:
@@ -385,10 +390,9 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
     where = ".".join(str(part) for part in first["loc"]) or "(top level)"
     if first["type"] == "extra_forbidden":
         for part in first["loc"][:-1]:
-            field = model.model_fields[str(part)].annotation
-            assert isinstance(field, type)
-            assert issubclass(field, BaseModel)
-            model = field
+            annotation = model.model_fields[str(part)].annotation
+            kinds = (annotation, *get_args(annotation))  # of `Lora | None`, too
+            model = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
         return f"{where}: unknown field; known here: {', '.join(model.model_fields)}"
     message = first["msg"].removeprefix("Value error, ")
     given = first["input"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from importlib import resources
 from pathlib import Path
@@ -15,6 +16,11 @@ from ttrl_repro.errors import UserError
 from ttrl_repro.miniature.recipes import recipe_names
 
 ADAPTERS = "adapter_config.json"  # PEFT's, in a folder of adapters
+
+
+def is_adapters(name: str) -> bool:
+    """Whether `name` is a folder of adapters."""
+    return (Path(name).expanduser() / ADAPTERS).is_file()
 
 
 def bases_folder() -> Path:
@@ -66,8 +72,11 @@ def load_model(name: str, base_seed: int = 0) -> tuple[PreTrainedModel, PreTrain
     """
     source = locate(name, base_seed)
     try:
-        if (Path(source) / ADAPTERS).is_file():
+        if is_adapters(source):
             # Adapters know their base by the name that it was loaded by; together they are one model again.
+            base = json.loads((Path(source) / ADAPTERS).read_text()).get("base_model_name_or_path")
+            if isinstance(base, str) and os.path.isabs(base) and not os.path.isdir(base):
+                raise UserError(f"model: the base of the adapters in {name}, {base}, is not there; correct {ADAPTERS}")
             adapted = AutoPeftModelForCausalLM.from_pretrained(source, dtype=torch.float32)
             model = adapted.merge_and_unload()
         else:

@@ -17,6 +17,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+OURS = __name__.partition(".")[0]
+
 
 class Strict(BaseModel):
     """Settings that accept no unknown field and do not change."""
@@ -30,12 +32,19 @@ class Part(Strict):
     name: str
 
     def changed(self) -> dict[str, Any]:
-        """The settings that are no defaults, without the name."""
-        return self.model_dump(mode="json", exclude={"name"}, exclude_defaults=True)
+        """The settings that are no defaults, without the name; of another package's part all, and where it is from.
+
+        Our defaults do not change, another package's may, under the same name.
+        """
+        kind = type(self)
+        if kind.__module__.partition(".")[0] == OURS:
+            return self.model_dump(mode="json", exclude={"name"}, exclude_defaults=True)
+        return {**self.model_dump(mode="json", exclude={"name"}), "class": f"{kind.__module__}:{kind.__qualname__}"}
 
     def label(self) -> str:
         """The name, and what is set."""
-        settings = ", ".join(f"{key}={json.dumps(value)}" for key, value in self.changed().items())
+        changed = self.model_dump(mode="json", exclude={"name"}, exclude_defaults=True)
+        settings = ", ".join(f"{key}={json.dumps(value)}" for key, value in changed.items())
         return f"{self.name} ({settings})" if settings else self.name
 
 
@@ -68,13 +77,24 @@ class Registry(Generic[P]):
             return self.own[name]
         if not found:
             raise ValueError(f"unknown {self.kind} {name!r}; known: {', '.join(map(repr, self.names()))}")
-        part = found[0].load()
+        try:
+            part = found[0].load()
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"{self.kind} {name!r} of {found[0].value} cannot be loaded: {error}") from error
         if not (isinstance(part, type) and issubclass(part, self.base)):
             raise ValueError(f"{found[0].value} is no subclass of {self.base.__module__}.{self.base.__name__}")
         own_name = part.model_fields["name"].default
         if own_name != name:
             raise ValueError(f"{found[0].value} is called {own_name!r}, its entry point {name!r}; they must agree")
         return part
+
+    def origin(self, name: str) -> str | None:
+        """Package, version and class of another package's part; None for our own."""
+        for point in entry_points(group=self.group):
+            if point.name == name and name not in self.own:
+                package = f"{point.dist.name} {point.dist.version}, " if point.dist else ""
+                return f"{package}{point.value}"
+        return None
 
     def make(self, given: object) -> P:
         """A part from its name, or from a mapping of `name` and settings. Raises ValueError for anything else."""

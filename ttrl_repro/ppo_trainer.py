@@ -25,7 +25,8 @@ class PPOTrainer(TTRLTrainer):
         critic = Critic(model)
         super().__init__(model, *arguments, **named)
         clip = self.experiment.train.gradient_clip
-        self.critic = SideModel(critic, self.algorithm.critic_learning_rate, clip, self.accelerator)
+        rate = self.algorithm.critic_rate * self.experiment.train.learning_rate
+        self.critic = SideModel(critic, rate, clip, self.accelerator)
         self.side_models["critic"] = self.critic
 
     def token_advantages(self, batch: dict[str, Any]) -> torch.Tensor:
@@ -59,11 +60,13 @@ class PPOTrainer(TTRLTrainer):
         for share in shares:
             rows = kept[torch.isin(kept, torch.as_tensor(share, device=kept.device))]
             tokens = self.everywhere(mask[rows].sum())
-            if tokens > 0 and self.algorithm.critic_learning_rate > 0:
+            if tokens > 0 and self.algorithm.critic_rate > 0:
                 losses.append(self.critic.update(self._value_losses(batch, rows, tokens)))
         returns, values = batch["returns"][kept], batch["old_values"][kept]
         weight = mask[kept].double()
-        count = max(self.everywhere(weight.sum()), 1.0)
+        count = self.everywhere(weight.sum())
+        if count == 0:
+            return  # no question is trained on: there is nothing to tell
         mean = self.everywhere((returns * weight).sum()) / count
         spread = self.everywhere(((returns - mean) ** 2 * weight).sum())
         missed = self.everywhere(((returns - values) ** 2 * weight).sum())

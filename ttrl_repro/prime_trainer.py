@@ -29,7 +29,8 @@ class PRIMETrainer(TTRLTrainer):
         self.base = reward_model if has_adapters(model) else copy.deepcopy(model).requires_grad_(False)
         super().__init__(model, *arguments, **named)
         clip = self.experiment.train.gradient_clip
-        self.reward_model = SideModel(reward_model, self.algorithm.reward_model_learning_rate, clip, self.accelerator)
+        rate = self.algorithm.reward_model_rate * self.experiment.train.learning_rate
+        self.reward_model = SideModel(reward_model, rate, clip, self.accelerator)
         self.side_models["reward_model"] = self.reward_model
 
     def token_advantages(self, batch: dict[str, Any]) -> torch.Tensor:
@@ -41,7 +42,7 @@ class PRIMETrainer(TTRLTrainer):
             base = scattered(((part, self._logps(self.base, part)) for part in self._passes(batch, kept)), mask)
         known = {**batch, "base_logps": base, "outcome": outcomes}
         count = self.everywhere(torch.tensor(float(len(kept)), device=mask.device))
-        if self.algorithm.reward_model_learning_rate > 0 and count > 0:
+        if self.algorithm.reward_model_rate > 0 and count > 0:
             loss = self.reward_model.update(self._losses(known, kept, count))
             self.extra_metrics["reward_model_loss"] = loss
         model = self.reward_model.module
@@ -51,6 +52,9 @@ class PRIMETrainer(TTRLTrainer):
         if count > 0:
             right = ((rewards.sum(1) > 0) == (outcomes > 0.5))[kept].double().sum()
             self.extra_metrics["reward_model_accuracy"] = self.everywhere(right) / count
+        if self.algorithm.normalise:
+            largest = rewards.flip(1).cumsum(1).abs().max()
+            rewards = rewards / (float(self.accelerator.gather(largest).max()) + 1e-6)
         g = self.experiment.rollout.trained
         shape = (-1, g, mask.shape[1])
         process = process_advantages(
@@ -59,10 +63,14 @@ class PRIMETrainer(TTRLTrainer):
         outcome = self._mine(self._pending.advantages_QG)[:, None]
         live = torch.zeros_like(mask)
         live[kept] = mask[kept]
-        advantages = (
-            self.algorithm.process_weight * torch.from_numpy(process).to(rewards).view(mask.shape)
-            + self.algorithm.outcome_weight * outcome
-        ) * live
+        parts = [
+            self.algorithm.process_weight * torch.from_numpy(process).to(rewards).view(mask.shape) * live,
+            self.algorithm.outcome_weight * outcome * live,
+        ]
+        mass = [self.everywhere(part.abs().sum()) for part in parts]
+        if sum(mass) > 0:
+            self.extra_metrics["process_share"] = mass[0] / sum(mass)
+        advantages = parts[0] + parts[1]
         return whitened(advantages, live, self.accelerator) if self.algorithm.whiten else advantages
 
     def _passes(self, batch: Batch, rows: torch.Tensor) -> Iterator[Batch]:

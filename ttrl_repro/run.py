@@ -29,17 +29,19 @@ from transformers import (
 )
 
 from ttrl_repro import checkpoints
-from ttrl_repro.adapters import with_adapters
+from ttrl_repro.adapters import ADAPTER, has_adapters, with_adapters
+from ttrl_repro.algorithms import ALGORITHMS
 from ttrl_repro.answers import canonical
 from ttrl_repro.config import Experiment
 from ttrl_repro.errors import Interrupted, UserError
 from ttrl_repro.evaluate import GREEDY, Protocol, evaluate, refuse_too_long
-from ttrl_repro.models import load_model
+from ttrl_repro.models import is_adapters, load_model
 from ttrl_repro.native.support import native_library, unsupported
 from ttrl_repro.processes import processes
 from ttrl_repro.progress import Progress
 from ttrl_repro.prompts import encode_prompts
 from ttrl_repro.records import Record, Row, read_jsonl, refuse_occupied, write_atomic
+from ttrl_repro.rewards import REWARDS
 from ttrl_repro.rollouts import Engine, make_engine
 from ttrl_repro.side_models import cannot_carry_critic
 from ttrl_repro.summary import codes_by_protocol, headline
@@ -91,12 +93,24 @@ def prepare(experiment: Experiment) -> Setup:
             f"train.only: {experiment.train.only!r} reads true labels, and {experiment.task} has no answers; use all"
         )
     plan_batches(experiment, len(task.questions), processes().num_processes)
+    if experiment.train.skip_without_signal is True and processes().num_processes > 1:
+        raise UserError(
+            "train.skip_without_signal: several processes must have equally many samples, so none can be left out; "
+            "use auto or false"
+        )
+    trainer_of(experiment)
     if torch.cuda.device_count() > 1 and processes().num_processes == 1:
         raise UserError(
             f"this machine has {torch.cuda.device_count()} GPUs and one process was started: use `torchrun "
             f"--nproc_per_node N -m ttrl_repro.cli run ...`, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
         )
     model, tokenizer = load_model(experiment.model, experiment.seeds.base)
+    if is_adapters(experiment.model) and (experiment.lora is not None or experiment.algorithm.kl > 0):
+        what = "lora" if experiment.lora is not None else "algorithm.kl"
+        raise UserError(
+            f"model: {experiment.model} holds adapters, whose base {what} would go back to; merge them into their base "
+            f"first (PEFT's merge_and_unload and save_pretrained) and give that folder"
+        )
     reason = cannot_carry_critic(model) if experiment.algorithm.needs_critic else None
     if reason:
         raise UserError(
@@ -110,6 +124,15 @@ def prepare(experiment: Experiment) -> Setup:
         refuse_too_long("rollout.max_new_tokens", experiment.rollout.max_new_tokens, model, by_id)
     engine = make_engine(experiment.rollout.engine, model, tokenizer, experiment.rollout.vllm)
     return Setup(experiment, model, tokenizer, engine, task, evaluated, prompts)
+
+
+def trainer_of(experiment: Experiment) -> Any:
+    """The class that trains with the experiment's algorithm. Raises UserError if another package's is not there."""
+    try:
+        return experiment.algorithm.trainer_class()
+    except (ImportError, AttributeError) as error:
+        algorithm = experiment.algorithm
+        raise UserError(f"algorithm: the trainer of {algorithm.name!r}, {algorithm.trainer}: {error}") from error
 
 
 def start(experiment: Experiment, folder: Path) -> Record:
@@ -178,6 +201,14 @@ def _facts(setup: Setup) -> dict[str, Any]:
             "questions": len(setup.task.questions),
             "labelled": setup.task.labelled,
             "fingerprint": setup.task.fingerprint(),
+        },
+        "parts": {
+            kind: origin
+            for kind, origin in (
+                ("algorithm", ALGORITHMS.origin(setup.experiment.algorithm.name)),
+                ("reward", REWARDS.origin(setup.experiment.reward.name)),
+            )
+            if origin is not None
         },
         "processes": processes().num_processes,
         "threads": torch.get_num_threads(),
@@ -261,7 +292,7 @@ def _run(setup: Setup, record: Record, checkpoint: Path | None) -> None:
             mirror = Mirror(experiment, folder, record.manifest) if main else None
             session = _Session(setup, record, mirror, progress, stop)
             gold = {q.id: str(canonical(q.answer)) for q in setup.task.questions} if setup.task.labelled else None
-            trainer = experiment.algorithm.trainer_class()(
+            trainer = trainer_of(experiment)(
                 setup.model,
                 setup.tokenizer,
                 setup.engine,
@@ -364,15 +395,21 @@ class _Session:
         checkpoints.drop_weights(folder, lambda step: step < best or (step > best and bool(self.alarms)))
 
     def _save(self, folder: Path) -> None:
-        self.setup.model.save_pretrained(folder)
+        # With a KL term TRL adds a frozen copy of the adapters, which nobody needs to keep.
+        chosen = {"selected_adapters": [ADAPTER]} if has_adapters(self.setup.model) else {}
+        self.setup.model.save_pretrained(folder, **chosen)
         self.setup.tokenizer.save_pretrained(folder)
 
     def _spend(self, sampled: int, prompt: int, trained: int, seconds: float) -> None:
-        """Count tokens, seconds and FLOPs: 2 per parameter and token forward, 6 forward and backward."""
+        """Count tokens, seconds and FLOPs: 2 per parameter and token forward, 6 forward and backward.
+
+        Networks beside the policy count as they are trained: on every trained token.
+        """
         cost = self.record.manifest["cost"]
         cost["tokens_sampled"] += sampled
         cost["tokens_trained"] += trained
-        cost["flops"] += self.parameters * (2.0 * (sampled + prompt) + 6.0 * trained)
+        beside = self.setup.experiment.algorithm.side_flops
+        cost["flops"] += self.parameters * (2.0 * (sampled + prompt) + (6.0 + beside) * trained)
         cost["seconds"] = round(cost["seconds"] + seconds, 3)
         # Of this process since its start, evaluations included; Linux counts in KiB, macOS in bytes.
         unit = 1 if sys.platform == "darwin" else 1024

@@ -50,7 +50,9 @@ class Critic(nn.Module):
         mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
         hidden = self.trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         before = hidden[:, -batch["completion_ids"].shape[1] - 1 : -1]
-        return self.head(before.float()).squeeze(-1)
+        # Under autocast the head would compute in bf16, too coarse for returns and their clip.
+        with torch.autocast(before.device.type, enabled=False):
+            return self.head(before.float()).squeeze(-1)
 
 
 class SideModel:
@@ -88,9 +90,11 @@ class SideModel:
 
     def load(self, state: dict[str, Any]) -> None:
         """Back from `state`. Raises ValueError if it belongs to another module."""
-        unknown = self.module.load_state_dict(state["module"], strict=False).unexpected_keys
-        if unknown:
-            raise ValueError(f"a checkpoint of another network: it has {', '.join(unknown[:3])}")
+        expected, found = self.state()["module"].keys(), state["module"].keys()
+        if found != expected:
+            differing = ", ".join(sorted(found ^ expected)[:3])
+            raise ValueError(f"a checkpoint of another network: only one of the two has {differing}")
+        self.module.load_state_dict(state["module"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
 
 

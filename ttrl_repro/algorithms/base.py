@@ -34,6 +34,8 @@ class Algorithm(Part):
     loss: ClassVar[Loss] = "dapo"
     needs_critic: ClassVar[bool] = False
     needs_unit_rewards: ClassVar[bool] = False  # rewards that lie in [0, 1]
+    # FLOPs per parameter and trained token of networks beside the policy: 2 forward, 6 forward and backward.
+    side_flops: ClassVar[float] = 0.0
     # "module:class" of the trainer; named, not imported, so that reading a config loads no PyTorch.
     trainer: ClassVar[str] = "ttrl_repro.trainer:TTRLTrainer"
 
@@ -53,7 +55,9 @@ class Algorithm(Part):
 
 def centred(rewards_QG: np.ndarray) -> np.ndarray:
     """r_i - mean(r) over each question's samples, (Q, G)."""
-    return rewards_QG - rewards_QG.mean(axis=1, keepdims=True)
+    # Exactly 0 where all rewards are equal, whatever rounding makes of their mean.
+    equal_Q1 = np.ptp(rewards_QG, axis=1, keepdims=True) == 0
+    return np.where(equal_Q1, 0.0, rewards_QG - rewards_QG.mean(axis=1, keepdims=True))
 
 
 def leave_one_out(rewards_QG: np.ndarray) -> np.ndarray:

@@ -8,13 +8,14 @@
 
 s_t is the prompt and the tokens before token t. The critic is a network of its own that starts from the policy's
 weights, with a linear head of zeros: V = 0 at first, so that step 1 is REINFORCE with whitened returns. It takes
-`train.updates_per_step` updates per rollout, like the policy, with AdamW at a constant `critic_learning_rate`.
+`train.updates_per_step` updates per rollout, like the policy, with AdamW at the constant learning rate
+`critic_rate` x `train.learning_rate`.
 
 Edge cases: a sample cut at `rollout.max_new_tokens` counts as ended there (no bootstrapping), as in verl. A step whose
 tokens all have one advantage is whitened to 0.
 
 Differences from the paper's runs: no script of theirs was released. Their preview code (OpenRLHF) names a critic
-learning rate of 9e-6 where the policy's is 5e-7: the default here is 18 times the default policy's, too. The released
+learning rate of 9e-6 where the policy's is 5e-7: `critic_rate` is 18 here, too. The released
 verl code writes every row's reward at the length of the *last* sample, which GRPO does not see and GAE does; here
 it is at each sample's own last token. The KL term (`kl`) is one of the loss, not of the rewards.
 """
@@ -37,8 +38,9 @@ class PPO(Algorithm):
     gae_lambda: float = Field(1.0, ge=0, le=1)
     whiten: bool = True
     value_clip: float | None = Field(0.2, gt=0)
-    critic_learning_rate: float = Field(5.4e-4, ge=0)
+    critic_rate: float = Field(18.0, ge=0)
 
+    side_flops: ClassVar[float] = 8.0  # values, then the critic's update
     needs_critic: ClassVar[bool] = True
     trainer: ClassVar[str] = "ttrl_repro.ppo_trainer:PPOTrainer"
 

@@ -29,4 +29,6 @@ class ReinforcePP(Algorithm):
 
     def advantages(self, rewards_QG: np.ndarray) -> np.ndarray:
         """See the module."""
+        if np.ptp(rewards_QG) == 0:
+            return np.zeros(rewards_QG.shape)  # exactly, whatever rounding makes of the mean
         return (rewards_QG - rewards_QG.mean()) / (rewards_QG.std(ddof=1) + EPSILON)
