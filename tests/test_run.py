@@ -93,7 +93,10 @@ OTHERS = {
     "PPO": config(
         train={"steps": 4, "learning_rate": 1e-3, "updates_per_step": 2, "checkpoint_every": 2}, algorithm="ppo"
     ),
-    "PRIME": config(train={"steps": 4, "learning_rate": 1e-3, "checkpoint_every": 2}, algorithm="prime"),
+    "PRIME": config(
+        train={"steps": 4, "learning_rate": 1e-3, "checkpoint_every": 2},
+        algorithm={"name": "prime", "reward_model_rate": 0.1},
+    ),
     "KL with adapters": config(
         train={"steps": 4, "learning_rate": 1e-2, "checkpoint_every": 2}, algorithm={"kl": 0.05}, lora={"rank": 4}
     ),
