@@ -53,6 +53,7 @@ test: lint
 figures: venv
 	$(BIN)/python paper_figures/fig09_fig12_label_accuracy.py
 	$(BIN)/python paper_figures/table_controls.py
+	$(BIN)/python paper_figures/table_arms.py algorithms
 	$(BIN)/python paper_figures/table_arms.py rewards
 	$(BIN)/python paper_figures/votes_on_real_answers.py
 
