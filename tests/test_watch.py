@@ -228,9 +228,12 @@ def test_a_watch_that_makes_no_sense_is_refused(tmp_path, override, message):
         load_experiment(path, [override])
 
 
-def test_the_watch_is_part_of_the_cell_only_where_it_was_set(experiment):
-    assert experiment.model_copy(update={"watch": Watch(patience=2)}).cell_hash() == experiment.cell_hash()
-    assert experiment.model_copy(update={"watch": Watch(patience=3)}).cell_hash() != experiment.cell_hash()
+def test_the_watch_is_part_of_the_cell_only_where_it_may_stop_the_run(experiment):
+    def digest(**settings):
+        return experiment.model_copy(update={"watch": Watch(**settings)}).cell_hash()
+
+    assert digest(patience=2) == digest(patience=3) == experiment.cell_hash()
+    assert len({digest(), digest(stop=True), digest(stop=True, patience=3)}) == 3
 
 
 def evaluation(step, keys):
