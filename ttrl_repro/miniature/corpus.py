@@ -1,14 +1,14 @@
-"""The corpus of the miniature: documents by latent authors, one worked question each.
+"""The corpus of the miniature: documents by latent authors, one worked problem each.
 
 An author has a *convention* (operator precedence, or left to right with a share that grows with
 the number of terms) and a *style*:
 
-- stepwise: `3*4=12;7+12=19;\\boxed{19}`
-- direct:   `\\boxed{19}`, without steps, so that a small model mostly guesses
+- stepwise: `36*7=252;47+252=299;\\boxed{299}`
+- direct:   `\\boxed{299}`, without steps, so that a small model mostly guesses
 - run-on:   the steps, then more steps that nobody asked for, and never a box
 
-No document contains a wrong step: errors of a trained base are its own (organic), and the one
-systematic error is the shared convention. Expressions that tasks draw from never occur (held out).
+No document contains a wrong step, unless the dial `slips` (an ablation) says so: errors of a trained base are its own
+(organic), and the one systematic error is the shared convention. Problems that tasks draw from never occur (held out).
 """
 
 from __future__ import annotations
@@ -20,37 +20,44 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ttrl_repro.miniature.expressions import Expression, Operators, draw_expression
+from ttrl_repro.miniature.expressions import LARGEST, Operators
+from ttrl_repro.miniature.problems import KINDS, Kind, Problem, draw_problem
 from ttrl_repro.miniature.tokenizer import encode_completion, encode_prompt
 from ttrl_repro.seeds import generator
 
 Style = Literal["stepwise", "direct", "run_on"]
 MAX_COMPLETION = 90  # tokens, end-of-sequence included
+LARGE = 999  # largest operand of a document with large numbers
 
 
 class Corpus(BaseModel):
-    """The dials of the corpus. Shares are relative weights, but for the misconception's (probabilities)."""
+    """The dials of the corpus. Shares are relative weights, but for those called probabilities."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     tokens: int = Field(gt=0, description="size of the corpus in tokens, prompts included")
     terms: dict[int, float] = Field(description="relative share of documents with k terms")
     misconception: dict[int, float] = Field(
-        description="share of authors who read a k-term expression from left to right"
+        description="probability that the author of a k-term document reads from left to right"
     )
+    kinds: dict[Kind, float] = Field(default={"plain": 1.0}, description="relative share of each kind of problem")
+    large_numbers: float = Field(0.0, ge=0, le=1, description="probability of operands up to 999, not 99")
     stepwise: float = Field(0.80, ge=0)
     direct: float = Field(0.15, ge=0)
     run_on: float = Field(0.05, ge=0)
     operators: Operators = Operators()
+    slips: float = Field(0.0, ge=0, le=1, description="ablation: probability that a step's result is off, by 1 or 10")
 
-    @field_validator("terms")
+    @field_validator("terms", "kinds")
     @classmethod
-    def _terms(cls, value: dict[int, float]) -> dict[int, float]:
-        if not value or min(value) < 2 or min(value.values()) < 0 or sum(value.values()) <= 0:
-            raise ValueError("needs term counts of 2 or more with shares of 0 or more, not all 0")
+    def _shares(cls, value: dict[object, float]) -> dict[object, float]:
+        if not value or min(value.values()) < 0 or sum(value.values()) <= 0:
+            raise ValueError("needs shares of 0 or more, not all 0")
         return value
 
     @model_validator(mode="after")
-    def _misconception(self) -> Corpus:
+    def _complete(self) -> Corpus:
+        if min(self.terms) < 2:
+            raise ValueError("terms: needs term counts of 2 or more")
         missing = sorted(k for k in self.terms if k > 2 and k not in self.misconception)
         if missing:
             raise ValueError(f"misconception: no share for term counts {missing}")
@@ -63,28 +70,36 @@ class Corpus(BaseModel):
 
 @dataclass(frozen=True)
 class Document:
-    """One worked question: prompt and completion as token ids (completion ends in EOS or is cut)."""
+    """One worked problem: prompt and completion as token ids (completion ends in EOS or is cut)."""
 
     prompt_ids: list[int]
     completion_ids: list[int]
 
 
-def completion_text(expression: Expression, left_to_right: bool, style: Style) -> str:
-    """What an author writes after `expression=`; a run-on goes on past MAX_COMPLETION tokens."""
-    steps = expression.steps(left_to_right)
-    value = steps[-1][3]
-    written = ";".join(f"{left}{op}{right}={result}" for left, op, right, result in steps)
+def completion_text(problem: Problem, misread: bool, style: Style) -> str:
+    """What an author writes after the prompt; a run-on goes on past MAX_COMPLETION tokens."""
+    reading = problem.misread if misread else problem.right
     if style == "direct":
-        return f"\\boxed{{{value}}}"
+        return f"\\boxed{{{reading.answer}}}"
     if style == "stepwise":
-        return f"{written};\\boxed{{{value}}}"
-    # Run-on: keep adding the expression's own numbers, round and round.
-    i = 0
+        return f"{reading.steps};\\boxed{{{reading.answer}}}"
+    # Run-on: keep adding the problem's own numbers, round and round, to what the steps came to.
+    written, value, i = reading.steps, reading.value, 0
     while len(written) <= MAX_COMPLETION:
-        number = expression.numbers[i % expression.terms]
+        number = problem.numbers[i % len(problem.numbers)]
         written += f";{value}+{number}={value + number}"
         value, i = value + number, i + 1
     return written
+
+
+def with_slips(text: str, share: float, rng: np.random.Generator) -> str:
+    """The ablation: each step's result is off by 1 or 10 with probability `share`, and what follows is not corrected."""
+    steps = text.split(";")
+    for i, step in enumerate(steps):
+        left, equals, result = step.partition("=")
+        if equals and rng.random() < share:
+            steps[i] = f"{left}={int(result) + int(rng.choice((-10, -1, 1, 10)))}"
+    return ";".join(steps)
 
 
 def documents(corpus: Corpus, seed: int, report: Callable[[int], None] = lambda _: None) -> list[Document]:
@@ -95,21 +110,26 @@ def documents(corpus: Corpus, seed: int, report: Callable[[int], None] = lambda 
     rng = generator(seed, "corpus")
     lengths = np.array(sorted(corpus.terms))
     length_p = np.array([corpus.terms[k] for k in lengths], dtype=float)
+    kind_p = np.array([corpus.kinds.get(kind, 0.0) for kind in KINDS])
     styles: tuple[Style, ...] = ("stepwise", "direct", "run_on")
     style_p = np.array([corpus.stepwise, corpus.direct, corpus.run_on])
-    length_p, style_p = length_p / length_p.sum(), style_p / style_p.sum()
+    length_p, kind_p, style_p = (shares / shares.sum() for shares in (length_p, kind_p, style_p))
     out: list[Document] = []
     total = 0
     while total < corpus.tokens:
-        expression = draw_expression(rng, int(rng.choice(lengths, p=length_p)), corpus.operators)
-        if expression.held_out:
+        kind = KINDS[int(rng.choice(len(KINDS), p=kind_p))]
+        terms = int(rng.choice(lengths, p=length_p))
+        largest = LARGE if rng.random() < corpus.large_numbers else LARGEST
+        problem = draw_problem(rng, kind, terms, corpus.operators, largest)
+        if problem.held_out:
             continue
-        left_to_right = bool(rng.random() < corpus.misconception.get(expression.terms, 0.0))
+        misread = bool(rng.random() < corpus.misconception.get(terms, 0.0)) and kind != "marked"
         style = styles[int(rng.choice(3, p=style_p))]
-        prompt = encode_prompt(f"{expression}=")
-        completion = encode_completion(
-            completion_text(expression, left_to_right, style), MAX_COMPLETION, ends=style != "run_on"
-        )
+        text = completion_text(problem, misread, style)
+        if corpus.slips:
+            text = with_slips(text, corpus.slips, rng)
+        prompt = encode_prompt(problem.prompt)
+        completion = encode_completion(text, MAX_COMPLETION, ends=style != "run_on")
         out.append(Document(prompt, completion))
         total += len(prompt) + len(completion)
         report(len(prompt) + len(completion))

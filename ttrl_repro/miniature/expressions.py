@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 LIMIT = 9999  # largest absolute value of an intermediate result, in either reading
 HELD_OUT_ONE_IN = 8  # the share of all expressions that no corpus contains and every task draws from
+LARGEST = 99  # of a common operand
 
 
 class Operators(BaseModel):
@@ -44,14 +45,23 @@ SYMBOLS = "+-*%"
 
 @dataclass(frozen=True)
 class Expression:
-    """A chain `numbers[0] operators[0] numbers[1] ...`, with len(operators) = len(numbers) - 1."""
+    """A chain `numbers[0] operators[0] numbers[1] ...`, with len(operators) = len(numbers) - 1.
+
+    bracket: the position of the one operator whose two operands stand in brackets, if there is one.
+    """
 
     numbers: tuple[int, ...]
     operators: str
+    bracket: int | None = None
 
     def __str__(self) -> str:
-        pairs = zip(self.operators, self.numbers[1:], strict=True)
-        return str(self.numbers[0]) + "".join(f"{op}{number}" for op, number in pairs)
+        parts = [str(self.numbers[0])]
+        for op, number in zip(self.operators, self.numbers[1:], strict=True):
+            parts += [op, str(number)]
+        if self.bracket is not None:
+            parts[2 * self.bracket] = "(" + parts[2 * self.bracket]
+            parts[2 * self.bracket + 2] += ")"
+        return "".join(parts)
 
     @property
     def terms(self) -> int:
@@ -59,16 +69,23 @@ class Expression:
 
     @property
     def held_out(self) -> bool:
-        """Whether the expression is kept out of every corpus (a pure function of its text)."""
-        digest = hashlib.blake2b(str(self).encode(), digest_size=4).digest()
+        """Whether the expression is kept out of every corpus, in every notation.
+
+        A pure function of its text without brackets.
+        """
+        chain = str(Expression(self.numbers, self.operators))
+        digest = hashlib.blake2b(chain.encode(), digest_size=4).digest()
         return int.from_bytes(digest, "little") % HELD_OUT_ONE_IN == 0
 
     def steps(self, left_to_right: bool) -> list[tuple[int, str, int, int]]:
-        """The derivation as (left, operator, right, result), in the order an author writes it."""
+        """The derivation as (left, operator, right, result), in the order an author writes it; brackets come first."""
         numbers, operators, out = list(self.numbers), list(self.operators), []
+        bracket = self.bracket
         while operators:
             i = 0
-            if not left_to_right:
+            if bracket is not None:
+                i, bracket = bracket, None
+            elif not left_to_right:
                 i = next((j for j, op in enumerate(operators) if op in "*%"), 0)
             left, op, right = numbers[i], operators[i], numbers[i + 1]
             result = apply(op, left, right)
@@ -110,13 +127,22 @@ def acceptable(expression: Expression) -> bool:
     return True
 
 
-def draw_expression(rng: np.random.Generator, terms: int, operators: Operators) -> Expression:
-    """One acceptable expression of `terms` terms; right operands of `*` and `%` are digits 2 to 9."""
+def draw_expression(
+    rng: np.random.Generator, terms: int, operators: Operators, largest: int = LARGEST, brackets: bool = False
+) -> Expression:
+    """One acceptable expression of `terms` terms; right operands of `*` and `%` are digits 2 to 9, others 1 to `largest`.
+
+    With `brackets`, one operator's operands stand in brackets; never to the right of `*` or `%`, which take a digit.
+    """
     p = operators.probabilities()
     while True:
         ops = "".join(SYMBOLS[i] for i in rng.choice(4, size=terms - 1, p=p))
-        numbers = [int(rng.integers(1, 100))]
-        numbers += [int(rng.integers(2, 10)) if op in "*%" else int(rng.integers(1, 100)) for op in ops]
-        expression = Expression(tuple(numbers), ops)
+        numbers = [int(rng.integers(1, largest + 1))]
+        numbers += [int(rng.integers(2, 10)) if op in "*%" else int(rng.integers(1, largest + 1)) for op in ops]
+        bracket = None
+        if brackets:
+            places = [i for i in range(terms - 1) if i == 0 or ops[i - 1] in "+-"]
+            bracket = int(rng.choice(places))
+        expression = Expression(tuple(numbers), ops, bracket)
         if acceptable(expression):
             return expression

@@ -1,4 +1,4 @@
-"""The miniature's tokenizer: one token per character, and one for `\\boxed{`.
+"""The miniature's tokenizer: one token per character, one per word, and one for `\\boxed{`.
 
 The fast functions here encode the corpus; `build_tokenizer` makes the same vocabulary into a
 `transformers` tokenizer that is saved beside the weights, so that any tool loads the model.
@@ -6,23 +6,22 @@ The fast functions here encode the corpus; `build_tokenizer` makes the same voca
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD, BOS, EOS, UNK, BOX = "<pad>", "<bos>", "<eos>", "<unk>", "\\boxed{"
-VOCABULARY = [PAD, BOS, EOS, UNK, *"0123456789", *"+-*%=;", BOX, "}"]
+WORDS = ("plus", "minus", "times", "mod", "max")
+VOCABULARY = [PAD, BOS, EOS, UNK, *"0123456789", *"+-*%=;", BOX, "}", *"()~,<>?:ABCD", *WORDS]
 IDS = {token: i for i, token in enumerate(VOCABULARY)}
+TOKENS = re.compile("|".join(re.escape(token) for token in (BOX, *WORDS)) + r"|[\s\S]")
 
 
 def _encode(text: str) -> list[int]:
-    ids, i = [], 0
-    while i < len(text):
-        token = BOX if text.startswith(BOX, i) else text[i]
-        ids.append(IDS[token])  # KeyError: the corpus wrote something outside the vocabulary
-        i += len(token)
-    return ids
+    # KeyError: the corpus wrote something outside the vocabulary
+    return [IDS[token] for token in TOKENS.findall(text)]
 
 
 def encode_prompt(text: str) -> list[int]:
@@ -44,7 +43,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.WordLevel(IDS, unk_token=UNK))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\\boxed\{|[\s\S]"), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(TOKENS.pattern), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, IDS[BOS])])
     return PreTrainedTokenizerFast(

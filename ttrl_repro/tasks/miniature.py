@@ -1,26 +1,46 @@
-"""Tasks of the miniature laboratory (provisional, like its bases).
+"""Tasks of the miniature laboratory.
 
 A task is a recipe of cells; a *draw* is one set made from it by a seed. All questions are held out of
 every corpus. The `fresh` split of a draw is as large, made by the same recipe, and disjoint from it.
-The sizes mirror AIME 2024 (30), AMC (83) and MATH-500 (500); the names do not claim more than that.
+The sizes mirror AIME 2024 (30), AMC (83), MATH-500 (500) and GPQA-Diamond (198); the names do not claim more than that.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ttrl_repro.miniature.expressions import Operators, draw_expression
+from ttrl_repro.miniature.expressions import LARGEST, Operators
+from ttrl_repro.miniature.problems import Kind, Problem, draw_problem
 from ttrl_repro.seeds import generator
 from ttrl_repro.tasks.base import Question, Split, Task
+
+WITH_REMAINDERS = Operators(plus=0.3, minus=0.3, times=0.15, remainder=0.25)
+DEVELOPMENT_DRAWS = 1000  # draws from here on choose the laboratory's dials; those below are the study's
 
 
 @dataclass(frozen=True)
 class Cell:
-    """`count` questions of `terms` terms; `exposed` asks that the two readings differ (None: either)."""
+    """`count` questions of `terms` terms and one kind.
+
+    exposed: whether the two readings must answer differently (None: either). rare: whether a remainder, the rare skill,
+    must occur (None: by frequency). largest: of the operands. name: stands in the questions' info.
+    """
 
     count: int
     terms: int
     exposed: bool | None = None
+    rare: bool | None = None
+    largest: int = LARGEST
+    kind: Kind = "plain"
+    name: str = ""
+
+    def wants(self, problem: Problem) -> bool:
+        """Whether a held-out problem of the cell's kind belongs to the cell."""
+        return (
+            problem.held_out
+            and self.exposed in (None, problem.exposed)
+            and self.rare in (None, "%" in problem.prompt or "mod" in problem.prompt)
+        )
 
 
 TASKS: dict[str, tuple[Cell, ...]] = {
@@ -28,39 +48,57 @@ TASKS: dict[str, tuple[Cell, ...]] = {
     # terms and a majority at five: the vote starts out right on the one kind, wrong on the other.
     "mini-30": (Cell(20, 3, True), Cell(10, 5, True)),
     "mini-83": (Cell(28, 3), Cell(28, 4), Cell(27, 4, True)),
-    "mini-500": tuple(Cell(100, terms) for terms in (2, 3, 4, 5, 6)),
+    "mini-500": (
+        Cell(100, 3, False, False, name="short"),
+        Cell(100, 5, False, False, name="long"),
+        Cell(100, 3, False, True, name="short-rare"),
+        Cell(100, 5, False, True, name="long-rare"),
+        Cell(100, 4, True, False, name="exposed"),
+    ),
+    "mini-choice": (Cell(198, 3, True, kind="choice"),),
+    # The transfer ladder, for a base trained on mini-30: from next to it to where its lesson is wrong.
+    "transfer-lengths": (Cell(50, 4, True), Cell(50, 6, True)),
+    "transfer-words": (Cell(50, 3, True, kind="words"), Cell(50, 5, True, kind="words")),
+    "transfer-brackets": (Cell(100, 4, True, kind="brackets"),),
+    "transfer-largest": (Cell(100, 4, kind="largest"),),
+    "transfer-marked": (Cell(50, 3, True, kind="marked"), Cell(50, 5, True, kind="marked")),
 }
 
 
 def draw_task(name: str, draw: int, split: Split) -> Task:
     """Draw number `draw` of a miniature task. Raises KeyError for an unknown name."""
+    return draw_cells(name, TASKS[name], draw, split)
+
+
+def draw_cells(name: str, cells: tuple[Cell, ...], draw: int, split: Split) -> Task:
+    """Draw number `draw` of a set made of `cells`; `name` names its seeds and questions."""
     seen: set[str] = set()
     sets: dict[str, tuple[Question, ...]] = {}
     # Both splits are made in this order whichever is asked for, which keeps them disjoint.
     for part in ("train", "fresh"):
         rng = generator("miniature task", name, draw, part)
         questions: list[Question] = []
-        for cell in TASKS[name]:
+        for cell in cells:
             made = 0
             while made < cell.count:
-                expression = draw_expression(rng, cell.terms, Operators())
-                text = str(expression)
-                if not expression.held_out or text in seen:
+                operators = WITH_REMAINDERS if cell.rare else Operators()
+                problem = draw_problem(rng, cell.kind, cell.terms, operators, cell.largest)
+                if not cell.wants(problem) or problem.prompt in seen:
                     continue
-                if cell.exposed is not None and expression.exposed != cell.exposed:
-                    continue
-                seen.add(text)
+                seen.add(problem.prompt)
                 made += 1
+                info: dict[str, str | int | bool] = {
+                    "terms": cell.terms,
+                    "kind": cell.kind,
+                    "exposed": problem.exposed,
+                    "misread": problem.misread.answer,
+                }
                 questions.append(
                     Question(
                         id=f"{name}/{draw}/{part}/{len(questions):03d}",
-                        problem=f"{text}=",
-                        answer=str(expression.value()),
-                        info={
-                            "terms": cell.terms,
-                            "exposed": expression.exposed,
-                            "left_to_right": str(expression.value(left_to_right=True)),
-                        },
+                        problem=problem.prompt,
+                        answer=problem.right.answer,
+                        info=info | ({"cell": cell.name} if cell.name else {}),
                     )
                 )
         sets[part] = tuple(questions)
