@@ -1,3 +1,4 @@
+import re
 from collections import Counter
 
 import pytest
@@ -6,16 +7,26 @@ from hypothesis import strategies as st
 
 from ttrl_repro.answers import extract
 from ttrl_repro.errors import UserError
-from ttrl_repro.miniature.corpus import MAX_COMPLETION, Corpus, completion_text, documents
+from ttrl_repro.miniature.corpus import MAX_COMPLETION, Corpus, completion_text, documents, with_slips
 from ttrl_repro.miniature.expressions import Expression, Operators, acceptable, draw_expression
+from ttrl_repro.miniature.problems import KINDS, draw_problem, of_expression, of_numbers
 from ttrl_repro.miniature.recipes import load_recipe, recipe_names
 from ttrl_repro.miniature.tokenizer import EOS, IDS, VOCABULARY, encode_completion, encode_prompt
 from ttrl_repro.seeds import generator
 
+EVEN = Operators(plus=1, minus=1, times=1, remainder=1)
 EXPRESSIONS = st.builds(
-    lambda seed, terms: draw_expression(generator(seed), terms, Operators(plus=1, minus=1, times=1, remainder=1)),
+    lambda seed, terms, brackets: draw_expression(generator(seed), terms, EVEN, brackets=brackets),
     st.integers(0, 10**6),
     st.integers(2, 6),
+    st.booleans(),
+)
+PROBLEMS = st.builds(
+    lambda seed, kind, terms, largest: draw_problem(generator(seed), kind, terms, EVEN, largest),
+    st.integers(0, 10**6),
+    st.sampled_from(KINDS),
+    st.integers(2, 6),
+    st.sampled_from((99, 999)),
 )
 
 
@@ -29,6 +40,14 @@ def test_the_two_readings():
     assert expression.steps(True) == [(7, "+", 3, 10), (10, "*", 4, 40), (40, "-", 2, 38)]
 
 
+def test_a_bracket_comes_first_in_both_readings():
+    expression = Expression((7, 3, 4, 2), "+-*", bracket=1)
+    assert str(expression) == "7+(3-4)*2"
+    assert expression.steps(False) == [(3, "-", 4, -1), (-1, "*", 2, -2), (7, "+", -2, 5)]
+    assert expression.steps(True) == [(3, "-", 4, -1), (7, "+", -1, 6), (6, "*", 2, 12)]
+    assert expression.held_out == Expression((7, 3, 4, 2), "+-*").held_out
+
+
 @given(EXPRESSIONS)
 def test_gold_values_are_python_s(expression):
     # eval is safe here: the text comes from the generator. Python's % and * share a precedence, as ours do.
@@ -36,17 +55,53 @@ def test_gold_values_are_python_s(expression):
     assert acceptable(expression)
 
 
-@given(EXPRESSIONS, st.booleans())
-def test_completions_are_right_in_their_own_reading(expression, left_to_right):
-    value = str(expression.value(left_to_right))
-    assert extract(completion_text(expression, left_to_right, "stepwise")) == value
-    assert extract(completion_text(expression, left_to_right, "direct")) == value
-    run_on = completion_text(expression, left_to_right, "run_on")
+def test_one_expression_in_every_kind():
+    rng, expression = generator(0), Expression((47, 36, 7), "+*")
+    plain, words, marked = (of_expression(expression, kind, rng) for kind in ("plain", "words", "marked"))
+    assert (plain.prompt, plain.right.answer, plain.misread.answer) == ("47+36*7=", "299", "581")
+    assert (words.prompt, words.right, words.misread) == ("47plus36times7=", plain.right, plain.misread)
+    # Marked, left to right is right.
+    assert (marked.prompt, marked.right, marked.misread) == ("~47+36*7=", plain.misread, plain.right)
+    assert plain.held_out == words.held_out == marked.held_out
+    choice = of_expression(expression, "choice", rng)
+    question, _, options = choice.prompt.removesuffix("=").partition("=?")
+    values = dict(option.split(":") for option in options.split(","))
+    assert question == "47+36*7"
+    assert list(values) == list("ABCD")
+    assert len(set(values.values())) == 4
+    assert (values[choice.right.answer], values[choice.misread.answer]) == ("299", "581")
+    assert choice.right.steps == plain.right.steps
+
+
+def test_the_largest():
+    problem = of_numbers((47, 36, 81))
+    assert (problem.prompt, problem.right.steps, problem.right.answer) == ("max(47,36,81)=", "47>36;47<81", "81")
+    assert not problem.exposed
+
+
+@given(PROBLEMS, st.booleans())
+def test_completions_are_right_in_their_own_reading(problem, misread):
+    reading = problem.misread if misread else problem.right
+    for style in ("stepwise", "direct"):
+        text = completion_text(problem, misread, style)
+        assert extract(text) == reading.answer
+        encode_completion(text, MAX_COMPLETION, ends=True)  # raises if it does not fit
+    run_on = completion_text(problem, misread, "run_on")
     assert extract(run_on) is None
     assert len(run_on) > MAX_COMPLETION
     for step in run_on.split(";"):  # even the steps that nobody asked for are right
-        left, right = step.split("=")
-        assert eval(left) == int(right)
+        left, equals, right = step.partition("=")
+        assert eval(left) == int(right) if equals else eval(left)
+    assert len(encode_prompt(problem.prompt)) + MAX_COMPLETION <= 160  # the models' positions
+
+
+def test_slips_are_an_ablation_of_steps_alone():
+    text = "36*7=252;47+252=299;\\boxed{299}"
+    assert with_slips(text, 0.0, generator(0)) == text
+    first, second, box = with_slips(text, 1.0, generator(0)).split(";")
+    assert int(first.removeprefix("36*7=")) - 252 in (-10, -1, 1, 10)
+    assert int(second.removeprefix("47+252=")) - 299 in (-10, -1, 1, 10)
+    assert box == "\\boxed{299}"
 
 
 def test_the_corpus_follows_its_dials_and_keeps_held_out_expressions_out(tokenizer):
@@ -90,8 +145,39 @@ def test_the_corpus_is_a_function_of_its_seed():
     assert documents(corpus, 1) != documents(corpus, 2)
 
 
+def test_the_corpus_mixes_kinds_and_marks_are_never_misread(tokenizer):
+    kinds = {"plain": 1.0, "words": 1.0, "brackets": 1.0, "choice": 1.0, "marked": 1.0, "largest": 1.0}
+    corpus = Corpus(tokens=60_000, terms={3: 1}, misconception={3: 1.0}, kinds=kinds, large_numbers=0.5)
+    found, large = Counter(), 0
+    for doc in documents(corpus, 0):
+        prompt = tokenizer.decode(doc.prompt_ids, skip_special_tokens=True)
+        answer = extract(tokenizer.decode(doc.completion_ids, skip_special_tokens=True))
+        marks = {"words": "mtp", "brackets": "(", "choice": "?", "marked": "~", "largest": "x"}
+        kind = (
+            "largest"
+            if "max" in prompt
+            else next((k for k, m in marks.items() if any(c in prompt for c in m)), "plain")
+        )
+        found[kind] += 1
+        large += any(len(number) == 3 for number in re.findall(r"\d+", prompt.partition("?")[0]))
+        if kind == "marked" and answer is not None:
+            operators = "".join(c for c in prompt if c in "+-*%")
+            numbers = tuple(int(n) for n in re.findall(r"\d+", prompt))
+            assert int(answer) == Expression(numbers, operators).value(left_to_right=True)
+    assert set(found) == set(KINDS)
+    assert max(found.values()) < 1.4 * min(found.values())
+    assert 0.35 < large / found.total() < 0.55
+
+
 def test_both_tokenizers_agree(tokenizer):
-    for text in ("47+36*7=", r"36*7=252;47+252=299;\boxed{-299}"):
+    for text in (
+        "47+36*7=",
+        r"36*7=252;47+252=299;\boxed{-299}",
+        "~(4mod36)times7plus1minus2=",
+        "max(4,5)=",
+        "=?A:1,B:2=",
+        "4<5>3",
+    ):
         assert tokenizer(text).input_ids == encode_prompt(text)
         ids = encode_completion(text, 90, ends=True)
         assert tokenizer.decode(ids) == text + EOS

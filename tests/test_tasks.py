@@ -10,7 +10,8 @@ from ttrl_repro.tasks import load_task, task_names
 def test_draws_are_reproducible_disjoint_and_held_out(name):
     train, fresh = load_task(name, 0), load_task(name, 0, "fresh")
     assert train == load_task(name, 0)
-    assert len(train.questions) == len(fresh.questions) == int(name.partition("-")[2])
+    size = {"mini-choice": 198}.get(name) or (100 if name.startswith("transfer-") else int(name.partition("-")[2]))
+    assert len(train.questions) == len(fresh.questions) == size
     problems = {q.problem for q in train.questions}
     assert not problems & {q.problem for q in fresh.questions}
     assert problems != {q.problem for q in load_task(name, 1).questions}
@@ -68,7 +69,7 @@ def test_bytes_that_are_no_text(tmp_path):
 
 
 def test_unknown_tasks(tmp_path):
-    with pytest.raises(UserError, match="known: mini-30, mini-500, mini-83"):
+    with pytest.raises(UserError, match="known: mini-30, mini-500, mini-83, mini-choice, transfer-"):
         load_task("aime")
     with pytest.raises(UserError, match="no such file"):
         load_task(str(tmp_path / "none.jsonl"))

@@ -13,18 +13,21 @@ No document contains a wrong step, unless the dial `slips` (an ablation) says so
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from itertools import accumulate
+from typing import Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ttrl_repro.miniature.expressions import LARGEST, Operators
-from ttrl_repro.miniature.problems import KINDS, Kind, Problem, draw_problem
+from ttrl_repro.miniature.problems import Kind, Problem, draw_problem
 from ttrl_repro.miniature.tokenizer import encode_completion, encode_prompt
 from ttrl_repro.seeds import generator
 
+T = TypeVar("T")
 Style = Literal["stepwise", "direct", "run_on"]
 MAX_COMPLETION = 90  # tokens, end-of-sequence included
 LARGE = 999  # largest operand of a document with large numbers
@@ -93,7 +96,7 @@ def completion_text(problem: Problem, misread: bool, style: Style) -> str:
 
 
 def with_slips(text: str, share: float, rng: np.random.Generator) -> str:
-    """The ablation: each step's result is off by 1 or 10 with probability `share`, and what follows is not corrected."""
+    """The ablation: a step's result is off by 1 or 10 with probability `share`, and nothing after it is corrected."""
     steps = text.split(";")
     for i, step in enumerate(steps):
         left, equals, result = step.partition("=")
@@ -102,29 +105,32 @@ def with_slips(text: str, share: float, rng: np.random.Generator) -> str:
     return ";".join(steps)
 
 
+def _picker(shares: Mapping[T, float]) -> Callable[[np.random.Generator], T]:
+    """Draws one of the keys in proportion to `shares`; `Generator.choice` takes ten times as long."""
+    keys, total = list(shares), sum(shares.values())
+    below = [low / total for low in accumulate(shares.values())]
+    return lambda rng: keys[min(bisect_right(below, rng.random()), len(keys) - 1)]
+
+
 def documents(corpus: Corpus, seed: int, report: Callable[[int], None] = lambda _: None) -> list[Document]:
     """The corpus of base seed `seed`, in order; reproducible from (corpus, seed) alone.
 
     `report(tokens)` is called with every document's size.
     """
     rng = generator(seed, "corpus")
-    lengths = np.array(sorted(corpus.terms))
-    length_p = np.array([corpus.terms[k] for k in lengths], dtype=float)
-    kind_p = np.array([corpus.kinds.get(kind, 0.0) for kind in KINDS])
-    styles: tuple[Style, ...] = ("stepwise", "direct", "run_on")
-    style_p = np.array([corpus.stepwise, corpus.direct, corpus.run_on])
-    length_p, kind_p, style_p = (shares / shares.sum() for shares in (length_p, kind_p, style_p))
+    kind_of, terms_of = _picker(corpus.kinds), _picker(corpus.terms)
+    styles: dict[Style, float] = {"stepwise": corpus.stepwise, "direct": corpus.direct, "run_on": corpus.run_on}
+    style_of = _picker(styles)
     out: list[Document] = []
     total = 0
     while total < corpus.tokens:
-        kind = KINDS[int(rng.choice(len(KINDS), p=kind_p))]
-        terms = int(rng.choice(lengths, p=length_p))
+        kind, terms = kind_of(rng), terms_of(rng)
         largest = LARGE if rng.random() < corpus.large_numbers else LARGEST
         problem = draw_problem(rng, kind, terms, corpus.operators, largest)
         if problem.held_out:
             continue
         misread = bool(rng.random() < corpus.misconception.get(terms, 0.0)) and kind != "marked"
-        style = styles[int(rng.choice(3, p=style_p))]
+        style = style_of(rng)
         text = completion_text(problem, misread, style)
         if corpus.slips:
             text = with_slips(text, corpus.slips, rng)

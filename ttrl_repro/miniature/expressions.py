@@ -130,13 +130,14 @@ def acceptable(expression: Expression) -> bool:
 def draw_expression(
     rng: np.random.Generator, terms: int, operators: Operators, largest: int = LARGEST, brackets: bool = False
 ) -> Expression:
-    """One acceptable expression of `terms` terms; right operands of `*` and `%` are digits 2 to 9, others 1 to `largest`.
+    """One acceptable expression of `terms` terms.
 
-    With `brackets`, one operator's operands stand in brackets; never to the right of `*` or `%`, which take a digit.
+    Right operands of `*` and `%` are digits, 2 to 9; all others lie between 1 and `largest`. With `brackets`, one
+    operator's operands stand in brackets; never to the right of `*` or `%`, which take a digit.
     """
-    p = operators.probabilities()
+    below = operators.probabilities().cumsum()[:-1]
     while True:
-        ops = "".join(SYMBOLS[i] for i in rng.choice(4, size=terms - 1, p=p))
+        ops = "".join(SYMBOLS[i] for i in below.searchsorted(rng.random(terms - 1), side="right"))
         numbers = [int(rng.integers(1, largest + 1))]
         numbers += [int(rng.integers(2, 10)) if op in "*%" else int(rng.integers(1, largest + 1)) for op in ops]
         bracket = None

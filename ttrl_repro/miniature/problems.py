@@ -73,17 +73,17 @@ def _worked(expression: Expression, left_to_right: bool) -> Reading:
 
 def of_expression(expression: Expression, kind: Kind, rng: np.random.Generator) -> Problem:
     """The problem that asks for `expression`. `rng` draws the options of a choice, nothing else."""
-    readings = [_worked(expression, left_to_right) for left_to_right in (False, True)]
+    right, misread = _worked(expression, left_to_right=False), _worked(expression, left_to_right=True)
     text = str(expression)
     if kind == "words":
         text = "".join(IN_WORDS.get(c, c) for c in text)
     elif kind == "marked":
-        text, readings = f"~{text}", readings[::-1]
+        text, right, misread = f"~{text}", misread, right
     elif kind == "choice":
-        options = _options(rng, *(reading.answer for reading in readings))
+        options = _options(rng, right.answer, misread.answer)
         text += "=?" + ",".join(f"{letter}:{option}" for letter, option in zip(LETTERS, options, strict=True))
-        readings = [replace(reading, answer=LETTERS[options.index(reading.answer)]) for reading in readings]
-    return Problem(kind, f"{text}=", *readings, expression.numbers, expression.held_out)
+        right, misread = (replace(r, answer=LETTERS[options.index(r.answer)]) for r in (right, misread))
+    return Problem(kind, f"{text}=", right, misread, expression.numbers, expression.held_out)
 
 
 def _options(rng: np.random.Generator, right: str, misread: str) -> list[str]:
