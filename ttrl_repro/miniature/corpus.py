@@ -7,6 +7,10 @@ the number of terms) and a *style*:
 - direct:   `\\boxed{299}`, without steps, so that a small model mostly guesses
 - run-on:   the steps, then more steps that nobody asked for, and never a box
 
+Authors who write steps may name their convention first, `rule;36*7=252;...` or `order;47+36=83;...`, wherever there is one,
+whether or not it matters (the dial `declared`). The first token then decides between the readings, which couples questions
+to one another; where nobody declares, the decision lies in which operands are copied, question by question.
+
 No document contains a wrong step, unless the dial `slips` (an ablation) says so: errors of a trained base are its own
 (organic), and the one systematic error is the shared convention. Problems that tasks draw from never occur (held out).
 """
@@ -47,6 +51,7 @@ class Corpus(BaseModel):
     stepwise: float = Field(0.80, ge=0)
     direct: float = Field(0.15, ge=0)
     run_on: float = Field(0.05, ge=0)
+    declared: float = Field(0.0, ge=0, le=1, description="probability that steps begin with the convention's name")
     operators: Operators = Operators()
     slips: float = Field(0.0, ge=0, le=1, description="ablation: probability that a step's result is off, by 1 or 10")
 
@@ -79,16 +84,17 @@ class Document:
     completion_ids: list[int]
 
 
-def completion_text(problem: Problem, misread: bool, style: Style) -> str:
+def completion_text(problem: Problem, misread: bool, style: Style, declares: bool = False) -> str:
     """What an author writes after the prompt; a run-on goes on past MAX_COMPLETION tokens."""
     reading = problem.misread if misread else problem.right
     if style == "direct":
         return f"\\boxed{{{reading.answer}}}"
+    named = f"{reading.method};" if declares and reading.method else ""
     if style == "stepwise":
-        return f"{reading.steps};\\boxed{{{reading.answer}}}"
+        return f"{named}{reading.steps};\\boxed{{{reading.answer}}}"
     # Run-on: keep adding the problem's own numbers, round and round, to what the steps came to.
-    written, value, i = reading.steps, reading.value, 0
-    while len(written) <= MAX_COMPLETION:
+    written, value, i = named + reading.steps, reading.value, 0
+    while len(written) - len(named) <= MAX_COMPLETION:
         number = problem.numbers[i % len(problem.numbers)]
         written += f";{value}+{number}={value + number}"
         value, i = value + number, i + 1
@@ -131,7 +137,7 @@ def documents(corpus: Corpus, seed: int, report: Callable[[int], None] = lambda 
             continue
         misread = bool(rng.random() < corpus.misconception.get(terms, 0.0)) and kind != "marked"
         style = style_of(rng)
-        text = completion_text(problem, misread, style)
+        text = completion_text(problem, misread, style, declares=bool(rng.random() < corpus.declared))
         if corpus.slips:
             text = with_slips(text, corpus.slips, rng)
         prompt = encode_prompt(problem.prompt)

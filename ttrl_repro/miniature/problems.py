@@ -33,12 +33,18 @@ KINDS: tuple[Kind, ...] = ("plain", "words", "brackets", "choice", "marked", "la
 IN_WORDS = {"+": "plus", "-": "minus", "*": "times", "%": "mod"}
 LETTERS = "ABCD"
 CHOICE_TERMS = 3
+METHODS = ("rule", "order")  # how authors name the two conventions
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How an author works a problem out: steps separated by `;`, what they come to, and what goes into the box."""
+    """How an author works a problem out.
 
+    method: the name of the convention (empty where there is none). steps: separated by `;`. value: what they come to.
+    answer: what goes into the box.
+    """
+
+    method: str
     steps: str
     value: int
     answer: str
@@ -68,7 +74,7 @@ class Problem:
 def _worked(expression: Expression, left_to_right: bool) -> Reading:
     steps = expression.steps(left_to_right)
     text = ";".join(f"{left}{op}{right}={result}" for left, op, right, result in steps)
-    return Reading(text, steps[-1][3], str(steps[-1][3]))
+    return Reading(METHODS[left_to_right], text, steps[-1][3], str(steps[-1][3]))
 
 
 def of_expression(expression: Expression, kind: Kind, rng: np.random.Generator) -> Problem:
@@ -104,7 +110,7 @@ def of_numbers(numbers: tuple[int, ...]) -> Problem:
         best = max(best, number)
     prompt = f"max({','.join(map(str, numbers))})="
     digest = hashlib.blake2b(prompt.encode(), digest_size=4).digest()
-    reading = Reading(";".join(steps), best, str(best))
+    reading = Reading("", ";".join(steps), best, str(best))
     held_out = int.from_bytes(digest, "little") % HELD_OUT_ONE_IN == 0
     return Problem("largest", prompt, reading, reading, numbers, held_out)
 

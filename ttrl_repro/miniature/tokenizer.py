@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD, BOS, EOS, UNK, BOX = "<pad>", "<bos>", "<eos>", "<unk>", "\\boxed{"
-WORDS = ("plus", "minus", "times", "mod", "max")
+WORDS = ("plus", "minus", "times", "mod", "max", "rule", "order")
 VOCABULARY = [PAD, BOS, EOS, UNK, *"0123456789", *"+-*%=;", BOX, "}", *"()~,<>?:ABCD", *WORDS]
 IDS = {token: i for i, token in enumerate(VOCABULARY)}
 TOKENS = re.compile("|".join(re.escape(token) for token in (BOX, *WORDS)) + r"|[\s\S]")
