@@ -7,9 +7,9 @@ the number of terms) and a *style*:
 - direct:   `\\boxed{299}`, without steps, so that a small model mostly guesses
 - run-on:   the steps, then more steps that nobody asked for, and never a box
 
-Authors who write steps may name their convention first, `rule;36*7=252;...` or `order;47+36=83;...`, wherever there is one,
-whether or not it matters (the dial `declared`). The first token then decides between the readings, which couples questions
-to one another; where nobody declares, the decision lies in which operands are copied, question by question.
+Authors who write steps may name their convention first, `rule;36*7=252;...` or `order;47+36=83;...`, wherever there is
+one, whether or not it matters (the dial `declared`). The first token then decides between the readings, which couples
+questions to one another; where nobody declares, the decision lies in which operands are copied, question by question.
 
 No document contains a wrong step, unless the dial `slips` (an ablation) says so: errors of a trained base are its own
 (organic), and the one systematic error is the shared convention. Problems that tasks draw from never occur (held out).
