@@ -10,7 +10,8 @@ from ttrl_repro.tasks import load_task, task_names
 def test_draws_are_reproducible_disjoint_and_held_out(name):
     train, fresh = load_task(name, 0), load_task(name, 0, "fresh")
     assert train == load_task(name, 0)
-    size = {"mini-choice": 198}.get(name) or (100 if name.startswith("transfer-") else int(name.partition("-")[2]))
+    kind, _, number = name.partition("-")
+    size = {"mini-choice": 198}.get(name) or {"transfer": 100, "phase": 60, "mix": 60}.get(kind) or int(number)
     assert len(train.questions) == len(fresh.questions) == size
     problems = {q.problem for q in train.questions}
     assert not problems & {q.problem for q in fresh.questions}
@@ -69,7 +70,7 @@ def test_bytes_that_are_no_text(tmp_path):
 
 
 def test_unknown_tasks(tmp_path):
-    with pytest.raises(UserError, match="known: mini-30, mini-500, mini-83, mini-choice, transfer-"):
+    with pytest.raises(UserError, match="known: mini-30, mini-500, mini-83, mini-choice, "):
         load_task("aime")
     with pytest.raises(UserError, match="no such file"):
         load_task(str(tmp_path / "none.jsonl"))

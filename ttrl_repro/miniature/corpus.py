@@ -132,9 +132,7 @@ def documents(corpus: Corpus, seed: int, report: Callable[[int], None] = lambda 
     while total < corpus.tokens:
         kind, terms = kind_of(rng), terms_of(rng)
         largest = LARGE if rng.random() < corpus.large_numbers else LARGEST
-        problem = draw_problem(rng, kind, terms, corpus.operators, largest)
-        if problem.held_out:
-            continue
+        problem = draw_problem(rng, kind, terms, corpus.operators, largest, held_out=False)
         misread = bool(rng.random() < corpus.misconception.get(terms, 0.0)) and kind != "marked"
         style = style_of(rng)
         text = completion_text(problem, misread, style, declares=bool(rng.random() < corpus.declared))

@@ -116,14 +116,26 @@ def of_numbers(numbers: tuple[int, ...]) -> Problem:
 
 
 def draw_problem(
-    rng: np.random.Generator, kind: Kind, terms: int, operators: Operators, largest: int = LARGEST
+    rng: np.random.Generator,
+    kind: Kind,
+    terms: int,
+    operators: Operators,
+    largest: int = LARGEST,
+    held_out: bool | None = None,
 ) -> Problem:
     """One problem of `kind` with `terms` numbers of 1 to `largest` (after `*` and `%`: digits).
 
-    A choice has at most CHOICE_TERMS: its options take half of the prompt already.
+    A choice has at most CHOICE_TERMS: its options take half of the prompt already. held_out: whether it must be kept
+    out of corpora, or must not be (None: either).
     """
-    if kind == "largest":
-        # Different numbers, so that every comparison has an answer.
-        return of_numbers(tuple(int(n) for n in rng.choice(np.arange(1, largest + 1), size=terms, replace=False)))
     terms = min(terms, CHOICE_TERMS) if kind == "choice" else terms
-    return of_expression(draw_expression(rng, terms, operators, largest, brackets=kind == "brackets"), kind, rng)
+    while True:
+        if kind == "largest":
+            # Different numbers, so that every comparison has an answer.
+            problem = of_numbers(tuple(int(n) for n in rng.choice(np.arange(1, largest + 1), terms, replace=False)))
+            if held_out in (None, problem.held_out):
+                return problem
+        else:
+            expression = draw_expression(rng, terms, operators, largest, brackets=kind == "brackets")
+            if held_out in (None, expression.held_out):
+                return of_expression(expression, kind, rng)

@@ -35,12 +35,8 @@ class Cell:
     name: str = ""
 
     def wants(self, problem: Problem) -> bool:
-        """Whether a held-out problem of the cell's kind belongs to the cell."""
-        return (
-            problem.held_out
-            and self.exposed in (None, problem.exposed)
-            and self.rare in (None, "%" in problem.prompt or "mod" in problem.prompt)
-        )
+        """Whether a problem of the cell's kind and length belongs to the cell."""
+        return self.exposed in (None, problem.exposed) and self.rare in (None, "%" in problem.prompt)
 
 
 TASKS: dict[str, tuple[Cell, ...]] = {
@@ -56,6 +52,10 @@ TASKS: dict[str, tuple[Cell, ...]] = {
         Cell(100, 4, True, False, name="exposed"),
     ),
     "mini-choice": (Cell(198, 3, True, kind="choice"),),
+    # The phase diagram: the share of exposed questions, at equal lengths.
+    "phase-10": (Cell(3, 3, True), Cell(3, 4, True), Cell(27, 3, False), Cell(27, 4, False)),
+    "phase-33": (Cell(10, 3, True), Cell(10, 4, True), Cell(20, 3, False), Cell(20, 4, False)),
+    "phase-90": (Cell(27, 3, True), Cell(27, 4, True), Cell(3, 3, False), Cell(3, 4, False)),
     # The transfer ladder, for a base trained on mini-30: from next to it to where its lesson is wrong.
     "transfer-lengths": (Cell(50, 4, True), Cell(50, 6, True)),
     "transfer-words": (Cell(50, 3, True, kind="words"), Cell(50, 5, True, kind="words")),
@@ -82,7 +82,7 @@ def draw_cells(name: str, cells: tuple[Cell, ...], draw: int, split: Split) -> T
             made = 0
             while made < cell.count:
                 operators = WITH_REMAINDERS if cell.rare else Operators()
-                problem = draw_problem(rng, cell.kind, cell.terms, operators, cell.largest)
+                problem = draw_problem(rng, cell.kind, cell.terms, operators, cell.largest, held_out=True)
                 if not cell.wants(problem) or problem.prompt in seen:
                     continue
                 seen.add(problem.prompt)
