@@ -5,7 +5,7 @@ A problem has a kind:
 - plain:    `47+36*7=`
 - words:    `47plus36times7=`, the same in other signs
 - brackets: `47-(36+12)*2=`, one bracket, done first by everyone
-- choice:   `47+36*7=?A:299,B:581,C:289,D:309=`, answered by a letter; the left-to-right result is among the options
+- choice:   `47+36*7=?299:A,581:B,289:C,309:D=`, answered by a letter; the left-to-right result is among the options
 - marked:   `~47+36*7=`, where left to right *is* right: every author knows, and precedence is the misreading
 - largest:  `max(47,36,81)=`, another skill, with nothing to misread
 
@@ -87,9 +87,14 @@ def of_expression(expression: Expression, kind: Kind, rng: np.random.Generator) 
         text, right, misread = f"~{text}", misread, right
     elif kind == "choice":
         options = _options(rng, right.answer, misread.answer)
-        text += "=?" + ",".join(f"{letter}:{option}" for letter, option in zip(LETTERS, options, strict=True))
-        right, misread = (replace(r, answer=LETTERS[options.index(r.answer)]) for r in (right, misread))
+        text += "=?" + ",".join(f"{option}:{letter}" for letter, option in zip(LETTERS, options, strict=True))
+        right, misread = (_chosen(reading, LETTERS[options.index(reading.answer)]) for reading in (right, misread))
     return Problem(kind, f"{text}=", right, misread, expression.numbers, expression.held_out)
+
+
+def _chosen(reading: Reading, letter: str) -> Reading:
+    # The result is looked up before it is answered, `...=299:A`: small models do not learn to find a letter without.
+    return replace(reading, steps=f"{reading.steps}:{letter}", answer=letter)
 
 
 def _options(rng: np.random.Generator, right: str, misread: str) -> list[str]:

@@ -15,6 +15,7 @@ from ttrl_repro.seeds import generator
 from ttrl_repro.tasks.base import Question, Split, Task
 
 WITH_REMAINDERS = Operators(plus=0.3, minus=0.3, times=0.15, remainder=0.25)
+MOST_TRIES = 5000  # draws a question, beyond which a cell must be too narrow for its count
 DEVELOPMENT_DRAWS = 1000  # draws from here on choose the laboratory's dials; those below are the study's
 
 
@@ -79,8 +80,11 @@ def draw_cells(name: str, cells: tuple[Cell, ...], draw: int, split: Split) -> T
         rng = generator("miniature task", name, draw, part)
         questions: list[Question] = []
         for cell in cells:
-            made = 0
+            made = tried = 0
             while made < cell.count:
+                tried += 1
+                if tried > MOST_TRIES * cell.count:
+                    raise ValueError(f"{name}: there are hardly {cell.count} questions of {cell}; found {made}")
                 operators = WITH_REMAINDERS if cell.rare else Operators()
                 problem = draw_problem(rng, cell.kind, cell.terms, operators, cell.largest, held_out=True)
                 if not cell.wants(problem) or problem.prompt in seen:
