@@ -1,9 +1,9 @@
 """Run records -> tidy tables.
 
-`runs`: one row per record: `run` (its folder's path from the loaded one), `cell` (config hash; replicates share
-it), seeds, state, task, model, `weights` (SHA-256 of a miniature base's file; None for others and in older records),
-reward, steps. `metrics`: run, step, metric, value. `votes` and `answers`: the records' votes.parquet and eval rows,
-with `run` in front.
+`runs`: one row per record: `run` (its folder's path from the loaded one), `cell` (config hash; replicates share it),
+seeds, state, task, model, `weights` (SHA-256 of a miniature base's file; None for others and in older records), reward,
+steps, and `protocol` (how answers are evaluated, as a text: only runs with the same one compare). `metrics`: run, step,
+metric, value. `votes` and `answers`: the records' votes.parquet and eval rows, with `run` in front.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ttrl_repro import laboratory
+from ttrl_repro.config import Evaluate
 from ttrl_repro.errors import UserError
 from ttrl_repro.records import EVAL, Record, read_jsonl
 
@@ -88,6 +89,7 @@ def load(folder: str | Path, frozen: bool = False) -> Study:
                 "steps_done": manifest["steps_done"],
                 "k": experiment.evaluate.k,
                 "temperature": experiment.evaluate.temperature,
+                "protocol": _protocol(experiment.evaluate),
             }
         )
         for row in read_jsonl(path / "metrics.jsonl"):
@@ -114,3 +116,8 @@ def load(folder: str | Path, frozen: bool = False) -> Study:
         pd.concat(votes, ignore_index=True) if votes else pd.DataFrame(),
         pd.concat(answers, ignore_index=True),
     )
+
+
+def _protocol(evaluate: Evaluate) -> str:
+    base = "/".join(f"{t:g}" for t in evaluate.base_temperatures)
+    return f"avg@{evaluate.k}, {evaluate.votes} votes, T={evaluate.temperature:g} of {base}, top-p {evaluate.top_p:g}"

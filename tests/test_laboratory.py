@@ -102,7 +102,7 @@ def test_a_recipe_s_hash_leaves_out_its_description_alone():
 
 def test_a_shipped_base_of_another_recipe_cannot_be_frozen(tmp_path, monkeypatch):
     monkeypatch.setattr(laboratory, "package_recipe_hash", lambda _: "0")
-    with pytest.raises(UserError, match="did not make these shipped bases: .*mini-xs-seed0"):
+    with pytest.raises(UserError, match=r"did not make these shipped bases: .*mini-xs-seed0"):
         freeze("lab-v0", tmp_path / "frozen.json")
     assert not list(tmp_path.iterdir())
 
