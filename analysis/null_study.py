@@ -17,9 +17,9 @@ exactly these values (`codes_for`). A replicate draws for each of its sets, shar
 and each value is level (+ training) + noise, with noise of its own, symmetric about 0, rounded to what answers can
 have: 1 / (QUESTIONS x SAMPLES) for avg and base_best_avg, 1 / QUESTIONS for base_best_maj; likewise base_pass and pass
 about 19 of QUESTIONS, and label accuracies about a level of .3 to .6. Given what its replicate shares, a difference of
-two measures of one group is a sum of independent variables, each symmetric about 0, and so symmetric about 0 itself: the
-exact null of the sign-flip test, with unequal variances, ties, and dependence among claims (they share measures, bases
-and replicates). The base's temperature that is best for avg, and for maj, is drawn too, so that the maxima choose.
+two measures of one group is a sum of independent variables, each symmetric about 0, so it is symmetric about 0 as well:
+the exact null of the sign-flip test, with unequal variances, ties, and dependence among claims (they share measures,
+bases and replicates). The base's temperature that is best for avg, and for maj, is drawn too: the maxima must choose.
 """
 
 from __future__ import annotations
