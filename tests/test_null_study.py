@@ -114,7 +114,7 @@ def test_false_positives_are_as_rare_as_promised(null):
 
 
 def test_every_single_test_keeps_its_level(claims, null):
-    for claim in claims:
+    for claim in (claim for claim in claims if claim.kind == "greater"):
         low = int((null[null["key"] == claim.key]["p"] < 0.05).sum())
         assert low <= binom.ppf(1 - SURE, FAMILIES, 0.05), claim.key
         if claim.key == "loss-mix":  # without ties the level is exactly 50 / 1024: the most below .05

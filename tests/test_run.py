@@ -453,8 +453,11 @@ def test_a_local_model_of_another_architecture(tmp_path, tokenizer):
     content["evaluate"] = {"k": 2, "votes": 2, "base_temperatures": [0.6], "fresh": False}
     folder = tmp_path / "run"
     start(Experiment.model_validate(content), folder)
-    assert Record.reopen(folder).manifest["engine"] == "transformers"
-    assert Record.reopen(folder).manifest["model"]["architecture"] == "llama"
+    manifest = Record.reopen(folder).manifest
+    assert manifest["engine"] == "transformers"
+    assert manifest["model"]["architecture"] == "llama"
+    # It is not of the laboratory, so it cannot be frozen.
+    assert (manifest["model"]["weights"], manifest["model"]["recipe"], manifest["laboratory"]) == (None, None, None)
 
 
 WATCHED = config(
