@@ -13,7 +13,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help venv demo test lint bench unchanged figures doctor-env controls vllm-env vllm-test clean
+.PHONY: help venv demo test lint bench unchanged null-study figures doctor-env controls vllm-env vllm-test clean
 
 help:
 	@echo "make demo      one TTRL run on a laptop: table, record and figure (about 2 minutes)"
@@ -21,6 +21,7 @@ help:
 	@echo "make figures   redraw every figure and table from the committed records"
 	@echo "make bench     every measurement of docs/performance.md (about 35 minutes)"
 	@echo "make unchanged 10 paired runs with and without the fast paths: are results the same? (40 minutes)"
+	@echo "make null-study simulated studies through the claims' pipeline: how often does it err? (5 minutes)"
 	@echo "make vllm-env  an environment with vLLM for a CPU in .venv-vllm (2 minutes); make vllm-test: its tests"
 	@echo "make controls  majority, oracle, permuted-label and format rewards, 3 replicates each (10 minutes)"
 
@@ -62,6 +63,9 @@ bench: venv
 
 unchanged: venv
 	$(BIN)/python bench/unchanged.py
+
+null-study: venv
+	$(BIN)/python -m analysis.null_study
 
 controls: venv
 	PATH="$(abspath $(BIN)):$$PATH" experiments/replicates.sh runs/controls \

@@ -1,8 +1,9 @@
 """Run records -> tidy tables.
 
-`runs`: one row per record: `run` (its folder's name), `cell` (config hash; replicates share it), seeds,
-state, task, model, reward, steps. `metrics`: run, step, metric, value. `votes` and `answers`: the
-records' votes.parquet and eval rows, with `run` in front.
+`runs`: one row per record: `run` (its folder's path from the loaded one), `cell` (config hash; replicates share it),
+seeds, state, task, model, `weights` (SHA-256 of a miniature base's file; None for others and in older records), reward,
+steps, and `protocol` (how answers are evaluated, as a text: only runs with the same one compare). `metrics`: run, step,
+metric, value. `votes` and `answers`: the records' votes.parquet and eval rows, with `run` in front.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ttrl_repro import laboratory
+from ttrl_repro.config import Evaluate
 from ttrl_repro.errors import UserError
-from ttrl_repro.records import Record, read_eval, read_jsonl
+from ttrl_repro.records import EVAL, Record, read_jsonl
 
 
 @dataclass(frozen=True)
@@ -41,25 +45,35 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
-def load(folder: str | Path) -> Study:
-    """All records in `folder` (itself a record, or a folder of records), in order of their names.
+def load(folder: str | Path, frozen: bool = False) -> Study:
+    """All records in `folder`: itself a record, a folder of records, or one with a folder of records for each arm.
 
-    Raises UserError if there is none, if one is damaged, or if two are the same replicate of a cell:
-    such runs would be averaged as if they were independent.
+    In order of their paths. frozen: accept only records of the frozen laboratory (`ttrl_repro.laboratory`).
+    Raises UserError if there is none, if one is damaged or (with `frozen`) foreign, or if two are the same replicate of
+    a cell: such runs would be averaged as if they were independent.
     """
     root = Path(folder)
-    found = [root] if (root / "manifest.json").is_file() else sorted(p.parent for p in root.glob("*/manifest.json"))
+    if (root / "manifest.json").is_file():
+        found = {root.name: root}
+    else:
+        paths = [path.parent for depth in ("*", "*/*") for path in root.glob(f"{depth}/manifest.json")]
+        found = {path.relative_to(root).as_posix(): path for path in sorted(paths)}
     if not found:
         raise UserError(f"{root}: no run records here")
+    freeze = laboratory.read() if frozen else None
     runs: list[dict[str, Any]] = []
     metrics: list[dict[str, Any]] = []
     votes, answers = [], []
-    for path in found:
+    for run, path in found.items():
         record = Record.reopen(path)
         experiment, manifest = record.experiment(), record.manifest
+        if freeze is not None:
+            refusal = laboratory.refusal(manifest, (experiment.task, *experiment.evaluate.tasks), freeze)
+            if refusal:
+                raise UserError(f"{path}: not a record of the frozen laboratory: {refusal}")
         runs.append(
             {
-                "run": path.name,
+                "run": run,
                 "cell": manifest["config_hash"],
                 **{f"seed_{name}": value for name, value in manifest["seeds"].items()},
                 "state": manifest["state"],
@@ -68,20 +82,23 @@ def load(folder: str | Path) -> Study:
                 "trained_task": manifest["task"]["name"],
                 "questions": manifest["task"]["fingerprint"],
                 "model": experiment.model,
+                "weights": manifest["model"].get("weights"),
                 "reward": experiment.reward.label() + (f", {only}" if (only := experiment.train.only) != "all" else ""),
                 "algorithm": experiment.algorithm.name,
                 "learning_rate": experiment.train.learning_rate,
                 "steps_done": manifest["steps_done"],
                 "k": experiment.evaluate.k,
                 "temperature": experiment.evaluate.temperature,
+                "protocol": _protocol(experiment.evaluate),
             }
         )
         for row in read_jsonl(path / "metrics.jsonl"):
             step = row.pop("step")
-            metrics += [{"run": path.name, "step": step, "metric": name, "value": v} for name, v in row.items()]
+            metrics += [{"run": run, "step": step, "metric": name, "value": v} for name, v in row.items()]
         if (path / "votes.parquet").is_file():
-            votes.append(pq.read_table(path / "votes.parquet").to_pandas().assign(run=path.name))
-        answers.append(pd.DataFrame(read_eval(path)).assign(run=path.name))
+            votes.append(pq.read_table(path / "votes.parquet").to_pandas().assign(run=run))
+        parts = [pq.read_table(part, schema=EVAL) for part in sorted((path / "eval").glob("step-*.parquet"))]
+        answers.append(pa.concat_tables(parts or [EVAL.empty_table()]).to_pandas().assign(run=run))
     table = pd.DataFrame(runs)
     replicate = ["cell", "seed_base", "seed_draw", "seed_rl"]
     twins = table[table.duplicated(replicate, keep=False)]
@@ -99,3 +116,8 @@ def load(folder: str | Path) -> Study:
         pd.concat(votes, ignore_index=True) if votes else pd.DataFrame(),
         pd.concat(answers, ignore_index=True),
     )
+
+
+def _protocol(evaluate: Evaluate) -> str:
+    base = "/".join(f"{t:g}" for t in evaluate.base_temperatures)
+    return f"avg@{evaluate.k}, {evaluate.votes} votes, T={evaluate.temperature:g} of {base}, top-p {evaluate.top_p:g}"

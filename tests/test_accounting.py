@@ -42,7 +42,9 @@ VOTES = {
 @pytest.fixture
 def folder(tmp_path, experiment):
     """One run with known numbers, made by the record's own writer."""
-    record = Record.create(tmp_path / "study" / "r0", experiment, {"task": {"name": "t", "fingerprint": "f"}})
+    record = Record.create(
+        tmp_path / "study" / "r0", experiment, {"task": {"name": "t", "fingerprint": "f"}, "model": {}}
+    )
     for index, step in enumerate((0, 2)):
         rows = []
         for question in GREEDY:
@@ -182,7 +184,9 @@ def test_replicates_are_summed(folder, capsys):
 
 def test_runs_of_two_cells_are_refused(folder, experiment):
     other = experiment.model_copy(update={"model": "mini-s"})
-    Record.create(folder.parent / "r1", other, {"task": {"name": "t", "fingerprint": "f"}}).close("interrupted")
+    Record.create(folder.parent / "r1", other, {"task": {"name": "t", "fingerprint": "f"}, "model": {}}).close(
+        "interrupted"
+    )
     with pytest.raises(UserError, match=r"study: runs of 2 cells \(.*\); give a folder with those of one"):
         print_accounting(folder.parent)
     shutil.rmtree(folder)

@@ -172,7 +172,8 @@ def test_the_paper_s_curves(repository):
 
 def test_analysis_imports_no_torch():
     code = (
-        "import sys, analysis, analysis.curves, ttrl_repro.votes, ttrl_repro.records; assert 'torch' not in sys.modules"
+        "import sys, analysis, analysis.curves, analysis.claims, analysis.null_study, ttrl_repro.votes, "
+        "ttrl_repro.records; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

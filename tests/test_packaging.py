@@ -44,7 +44,9 @@ def test_the_wheel_carries_what_it_needs_and_no_tests(site):
     names = {str(path.relative_to(site)) for path in site.rglob("*")}
     assert "ttrl_repro/miniature/weights/mini-xs-seed0/model.safetensors" in names
     assert "ttrl_repro/miniature/recipes/mini-s.yaml" in names
+    assert "ttrl_repro/miniature/frozen.json" in names
     assert "analysis/load.py" in names
+    assert "analysis/claims.yaml" in names
     assert not any(name.startswith(("tests", "bench", "paper_figures")) for name in names)
 
 
@@ -66,7 +68,7 @@ def test_light_modules_import_no_torch(site, tmp_path):
     code = """
 import sys
 import ttrl_repro.votes, ttrl_repro.answers, ttrl_repro.stats, ttrl_repro.records, ttrl_repro.config, ttrl_repro.cli
-import analysis.curves
+import analysis.curves, analysis.claims, ttrl_repro.laboratory
 heavy = {"torch", "transformers", "trl", "wandb"} & sys.modules.keys()
 assert not heavy, heavy
 """

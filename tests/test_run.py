@@ -17,6 +17,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from ttrl_repro import laboratory
 from ttrl_repro.adapters import with_adapters
 from ttrl_repro.config import Experiment, Lora
 from ttrl_repro.errors import Interrupted, UserError
@@ -181,6 +182,35 @@ def test_the_record_of_a_run(finished):
     assert all(0 <= row["share"] <= 1 for row in predictions)
     experiment = yaml.safe_load((finished / "config.yaml").read_text())
     assert experiment["rollout"]["top_p"] == 1.0  # defaults are written out
+    frozen = laboratory.read()
+    assert manifest["laboratory"] == frozen.content_hash()
+    assert manifest["model"]["weights"] == frozen.weights["mini-xs-seed0"]
+    assert manifest["model"]["recipe"] == frozen.recipes["mini-xs"]
+
+
+def test_a_record_from_before_the_freeze_is_resumed(finished, tmp_path):
+    folder = tmp_path / "older"
+    shutil.copytree(finished, folder)
+    shutil.rmtree(folder / "checkpoints" / f"checkpoint-{2 * STEPS}")
+    set_state(folder, "interrupted")
+    record = Record.reopen(folder)
+    del record.manifest["laboratory"], record.manifest["model"]["weights"], record.manifest["model"]["recipe"]
+    record.save_manifest()
+    resume(folder)
+    same_outcome(finished, folder)
+    assert "laboratory" not in Record.reopen(folder).manifest
+
+
+@pytest.mark.parametrize(("where", "field"), [("model", "weights"), ("model", "recipe"), (None, "laboratory")])
+def test_a_run_is_not_resumed_in_another_laboratory(finished, tmp_path, where, field):
+    folder = tmp_path / "moved"
+    shutil.copytree(finished, folder)
+    set_state(folder, "interrupted")
+    record = Record.reopen(folder)
+    (record.manifest[where] if where else record.manifest)[field] = "0"
+    record.save_manifest()
+    with pytest.raises(UserError, match=f"the run began with {where or field} "):
+        resume(folder)
 
 
 def test_a_run_killed_in_the_middle_and_resumed_is_bitwise_equal(finished, tmp_path):
@@ -423,8 +453,11 @@ def test_a_local_model_of_another_architecture(tmp_path, tokenizer):
     content["evaluate"] = {"k": 2, "votes": 2, "base_temperatures": [0.6], "fresh": False}
     folder = tmp_path / "run"
     start(Experiment.model_validate(content), folder)
-    assert Record.reopen(folder).manifest["engine"] == "transformers"
-    assert Record.reopen(folder).manifest["model"]["architecture"] == "llama"
+    manifest = Record.reopen(folder).manifest
+    assert manifest["engine"] == "transformers"
+    assert manifest["model"]["architecture"] == "llama"
+    # It is not of the laboratory, so it cannot be frozen.
+    assert (manifest["model"]["weights"], manifest["model"]["recipe"], manifest["laboratory"]) == (None, None, None)
 
 
 WATCHED = config(

@@ -79,6 +79,23 @@ def questions(
     print_accounting(record)
 
 
+@app.command()
+def claims(
+    records: Annotated[Path, typer.Argument(help="folder with a folder of replicates for each arm")],
+    file: Annotated[Path | None, typer.Option("--claims", help="claims file (default: the study's own)")] = None,
+    out: Annotated[Path | None, typer.Option(help="write the tables to this .md")] = None,
+) -> None:
+    """Test the claims that were written down before the runs, on records of the frozen laboratory."""
+    from analysis.claims import PATH, report
+
+    if out is not None and not out.resolve().parent.is_dir():
+        raise UserError(f"--out: no such folder {out.resolve().parent}")
+    text = report(records, file or PATH)
+    print(text, end="")
+    if out is not None:
+        out.write_text(text)
+
+
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="a run's folder (its last checkpoint), a miniature, a path or a hub id")],

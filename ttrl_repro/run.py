@@ -28,14 +28,15 @@ from transformers import (
     TrainingArguments,
 )
 
-from ttrl_repro import checkpoints
+from ttrl_repro import checkpoints, laboratory
 from ttrl_repro.adapters import ADAPTER, has_adapters, with_adapters
 from ttrl_repro.algorithms import ALGORITHMS
 from ttrl_repro.answers import canonical
 from ttrl_repro.config import Experiment
 from ttrl_repro.errors import Interrupted, UserError
 from ttrl_repro.evaluate import GREEDY, Protocol, evaluate, refuse_too_long
-from ttrl_repro.models import is_adapters, load_model
+from ttrl_repro.miniature.recipes import recipe_names
+from ttrl_repro.models import base_path, is_adapters, load_model
 from ttrl_repro.native.support import native_library, unsupported
 from ttrl_repro.processes import processes
 from ttrl_repro.progress import Progress
@@ -163,9 +164,10 @@ def resume(folder: Path) -> Record:
         checkpoint = checkpoints.newest(folder / "checkpoints")
         setup = prepare(experiment)
         facts = _facts(setup)
-        for key in ("model", "task", "processes"):
-            if record.manifest[key] != facts[key]:
-                raise UserError(f"{folder}: the run began with {key} {record.manifest[key]}, now it is {facts[key]}")
+        for key in ("model", "task", "processes", "laboratory"):
+            began, now = _known_to(record.manifest, facts, key)
+            if began != now:
+                raise UserError(f"{folder}: the run began with {key} {began}, now it is {now}")
         for what in ("threads", "native"):
             if record.manifest.get(what, facts[what]) != facts[what]:
                 print(
@@ -187,15 +189,30 @@ def resume(folder: Path) -> Record:
     return record
 
 
+def _known_to(manifest: Row, facts: Row, key: str) -> tuple[Any, Any]:
+    """A fact as the record has it, and as it is now: only what the record knows, as an older one lacks newer fields."""
+    if key not in manifest:
+        return None, None
+    began, now = manifest[key], facts[key]
+    return began, {name: value for name, value in now.items() if name in began} if isinstance(began, dict) else now
+
+
 def _facts(setup: Setup) -> dict[str, Any]:
+    experiment = setup.experiment
+    miniature = experiment.model in recipe_names()
+    base = base_path(experiment.model, experiment.seeds.base) if miniature else None
+    tasks = (experiment.task, *experiment.evaluate.tasks)
     return {
         "model": {
-            "name": setup.experiment.model,
+            "name": experiment.model,
+            "weights": laboratory.weights_hash(base) if base else None,
+            "recipe": laboratory.base_recipe_hash(base) if base else None,
             "architecture": setup.model.config.model_type,
             "parameters": setup.model.num_parameters(),
             "dtype": str(setup.model.dtype).removeprefix("torch."),
             "revision": getattr(setup.model.config, "_commit_hash", None),  # of a hub model
         },
+        "laboratory": laboratory.in_force(experiment.model, experiment.seeds.base, base, tasks, experiment.seeds.draw),
         "task": {
             "name": setup.task.name,  # of a user's file: its stem
             "questions": len(setup.task.questions),
@@ -205,8 +222,8 @@ def _facts(setup: Setup) -> dict[str, Any]:
         "parts": {
             kind: origin
             for kind, origin in (
-                ("algorithm", ALGORITHMS.origin(setup.experiment.algorithm.name)),
-                ("reward", REWARDS.origin(setup.experiment.reward.name)),
+                ("algorithm", ALGORITHMS.origin(experiment.algorithm.name)),
+                ("reward", REWARDS.origin(experiment.reward.name)),
             )
             if origin is not None
         },

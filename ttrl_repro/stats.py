@@ -26,7 +26,7 @@ from ttrl_repro.seeds import generator
 ANSWERS = "answers"
 QUESTIONS = "questions"
 REPLICATES = "replicates"
-LEVEL = 0.95  # coverage of every interval
+LEVEL = 0.95  # coverage of every interval that does not say another
 RESAMPLES = 1000
 MOST_SAMPLES = 1000  # of `votes_at_k`: C(1000, 500) is the last round size that a double holds
 
@@ -41,12 +41,12 @@ class Estimate:
     population: str | None
 
 
-def replicates_interval(values: np.ndarray) -> Estimate:
+def replicates_interval(values: np.ndarray, level: float = LEVEL) -> Estimate:
     """Mean of independent replicates with its t interval; population REPLICATES (None for a single one)."""
     n, mean = len(values), float(values.mean())
     if n < 2:
         return bare(mean)
-    half = float(scipy_stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
+    half = float(scipy_stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
     return Estimate(mean, mean - half, mean + half, REPLICATES)
 
 

@@ -1,0 +1,213 @@
+"""The freeze: the package agrees with it, changes are named, and foreign records are refused."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from analysis import load
+from ttrl_repro import laboratory
+from ttrl_repro.errors import UserError
+from ttrl_repro.laboratory import Frozen, differences, draw_hash, freeze, in_force, package_state, read, recipe_hash
+from ttrl_repro.models import base_path
+from ttrl_repro.records import Record
+from ttrl_repro.tasks import Question, Task, load_task
+
+XS = base_path("mini-xs", 0)
+
+
+@pytest.fixture(scope="module")
+def state() -> Frozen:
+    return package_state(read().tag)
+
+
+@pytest.fixture
+def frozen_record(tmp_path, experiment):
+    """A finished record of the frozen laboratory; `change(manifest)` edits what it says."""
+    frozen, folder = read(), tmp_path / "r0"
+    facts = {
+        "model": {
+            "name": "mini-xs",
+            "weights": frozen.weights["mini-xs-seed0"],
+            "recipe": frozen.recipes["mini-xs"],
+        },
+        "laboratory": frozen.content_hash(),
+        "task": {"name": "mini-30", "fingerprint": "f"},
+    }
+    record = Record.create(folder, experiment, facts)
+    record.close("finished")
+    return record
+
+
+def test_the_package_is_as_frozen(state):
+    changed = differences(read(), state)
+    assert not changed, (
+        f"the laboratory is not as frozen: {'; '.join(changed)}. Undo that, or freeze it anew "
+        f"(`python -m ttrl_repro.laboratory freeze TAG`), which makes the older records foreign"
+    )
+
+
+def test_freezing_writes_what_is_read(state, tmp_path, monkeypatch):
+    monkeypatch.setattr(laboratory, "package_state", lambda _: state)
+    assert freeze(state.tag, tmp_path / "frozen.json") == state == read(tmp_path / "frozen.json")
+    assert {"mini-s-seed0", "mini-xs-seed0"} <= set(state.weights)
+    assert {len(hashes) for hashes in state.tasks.values()} == {10}
+
+
+def test_the_tag_is_part_of_a_freeze_s_name(state):
+    assert state.model_copy(update={"tag": "another"}).content_hash() != state.content_hash()
+
+
+def test_every_difference_is_named(state):
+    other = state.model_copy(
+        update={
+            "weights": {**state.weights, "mini-xs-seed0": "0"},
+            "recipes": {name: found for name, found in state.recipes.items() if name != "mini-s"},
+            "corpora": {**state.corpora, "mini-new": "0"},
+            "tasks": {**state.tasks, "mini-30": ["0", *state.tasks["mini-30"][1:]]},
+        }
+    )
+    assert differences(state, other) == [
+        "weights of mini-xs-seed0: changed",
+        "recipes of mini-s: missing",
+        "corpora of mini-new: not in the freeze",
+        "tasks of mini-30: changed",
+    ]
+
+
+@pytest.mark.parametrize("split", ["train", "fresh"])
+@pytest.mark.parametrize("field", ["id", "problem", "answer"])
+def test_a_draw_s_hash_sees_every_field_of_both_sets(monkeypatch, split, field):
+    def changed(name, draw, part="train"):
+        task = load_task(name, draw, part)
+        if part != split:
+            return task
+        first, *rest = task.questions
+        content = {"id": first.id, "problem": first.problem, "answer": first.answer, field: "0"}
+        return Task(task.name, task.split, (Question(**content), *rest))
+
+    before = draw_hash("mini-30", 0)
+    monkeypatch.setattr(laboratory, "load_task", changed)
+    assert draw_hash("mini-30", 0) != before
+
+
+def test_a_recipe_s_hash_leaves_out_its_description_alone():
+    content = {"name": "x", "description": "a", "corpus": {"tokens": 1}}
+    assert recipe_hash({**content, "description": "b"}) == recipe_hash(content)
+    assert recipe_hash({**content, "corpus": {"tokens": 2}}) != recipe_hash(content)
+
+
+def test_a_shipped_base_of_another_recipe_cannot_be_frozen(tmp_path, monkeypatch):
+    monkeypatch.setattr(laboratory, "package_recipe_hash", lambda _: "0")
+    with pytest.raises(UserError, match=r"did not make these shipped bases: .*mini-xs-seed0"):
+        freeze("lab-v0", tmp_path / "frozen.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_freeze_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"missing; `python -m ttrl_repro.laboratory freeze TAG` writes it"):
+        read(tmp_path / "frozen.json")
+    (tmp_path / "frozen.json").write_text('{"tag": "lab-v0"}')
+    with pytest.raises(UserError, match="weights: Field required"):
+        read(tmp_path / "frozen.json")
+
+
+def test_in_force_where_all_that_a_run_uses_is_as_frozen():
+    name = read().content_hash()
+    assert in_force("mini-xs", 0, XS, ["mini-30", "mini-83"], 3) == name
+    assert in_force("mini-xs", 0, XS, ["mini-30"], 1000) == name  # beyond the frozen draws: by the generator
+
+
+def test_not_in_force_for_what_is_not_the_miniature_s(tmp_path):
+    assert in_force("some/model", 0, None, ["mini-30"], 0) is None
+    assert in_force("mini-xs", 0, XS, ["mini-30", "mine.jsonl"], 0) is None
+    # A base of the user's own, made by another recipe under the same name.
+    other = tmp_path / "mini-xs-seed1"
+    shutil.copytree(XS, other)
+    assert in_force("mini-xs", 1, other, ["mini-30"], 0) is not None
+    facts = json.loads((other / "recipe.json").read_text())
+    facts["recipe"]["corpus"]["tokens"] += 1
+    (other / "recipe.json").write_text(json.dumps(facts))
+    assert in_force("mini-xs", 1, other, ["mini-30"], 0) is None
+    (other / "recipe.json").unlink()
+    assert in_force("mini-xs", 1, other, ["mini-30"], 0) is None
+
+
+def test_not_in_force_once_something_has_changed(tmp_path, monkeypatch):
+    other = tmp_path / "mini-xs-seed0"
+    shutil.copytree(XS, other)
+    content = bytearray((other / "model.safetensors").read_bytes())
+    content[-1] ^= 1  # one bit
+    (other / "model.safetensors").write_bytes(content)
+    assert in_force("mini-xs", 0, other, ["mini-30"], 0) is None
+    for function in ("package_recipe_hash", "corpus_hash", "draw_hash"):
+        with monkeypatch.context() as patch:
+            patch.setattr(laboratory, function, lambda *_: "0")
+            assert in_force("mini-xs", 0, XS, ["mini-30"], 0) is None, function
+
+
+def test_frozen_records_are_loaded(frozen_record):
+    study = load(frozen_record.folder, frozen=True)
+    assert list(study.runs["weights"]) == [read().weights["mini-xs-seed0"]]
+
+
+def older(manifest):
+    del manifest["laboratory"], manifest["model"]["weights"], manifest["model"]["recipe"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (older, "does not say which laboratory it was made in (an older record)"),
+        (lambda m: m.update(laboratory=None), "its model or its tasks were not those of the freeze"),
+        (lambda m: m.update(laboratory="0"), "it was made in laboratory 0, not "),
+        (lambda m: m["model"].update(weights="0"), "its weights of mini-xs, base seed 0, are not those of "),
+        (lambda m: m["model"].update(recipe="0"), "mini-xs, seed 0, was made by another recipe than that of "),
+        (lambda m: m["model"].update(name="some/model"), "its model some/model is not in the freeze "),
+    ],
+)
+def test_other_records_are_refused(frozen_record, change, reason):
+    change(frozen_record.manifest)
+    frozen_record.save_manifest()
+    where = re.escape(f"{frozen_record.folder}: not a record of the frozen laboratory: ")
+    with pytest.raises(UserError, match=where + f".*{re.escape(reason)}"):
+        load(frozen_record.folder, frozen=True)
+    load(frozen_record.folder)  # what is descriptive may use it
+
+
+def test_records_on_other_tasks_are_refused(tmp_path, experiment, frozen_record):
+    evaluated = experiment.evaluate.model_copy(update={"tasks": ("mine.jsonl",)})
+    other = experiment.model_copy(update={"evaluate": evaluated})
+    facts = {name: frozen_record.manifest[name] for name in ("model", "laboratory", "task")}
+    Record.create(tmp_path / "other", other, facts).close("finished")
+    with pytest.raises(UserError, match=r"its task mine\.jsonl is not in the freeze "):
+        load(tmp_path / "other", frozen=True)
+
+
+def test_other_base_seeds_are_held_to_their_recipe(tmp_path, experiment, frozen_record):
+    seeds = experiment.seeds.model_copy(update={"base": 1})
+    facts = {name: frozen_record.manifest[name] for name in ("model", "laboratory", "task")}
+    facts["model"]["weights"] = "0"  # made again on this machine
+    record = Record.create(tmp_path / "other", experiment.model_copy(update={"seeds": seeds}), facts)
+    record.close("finished")
+    assert list(load(record.folder, frozen=True).runs["seed_base"]) == [1]
+    record.manifest["model"]["recipe"] = "0"
+    record.save_manifest()
+    with pytest.raises(UserError, match="mini-xs, seed 1, was made by another recipe"):
+        load(record.folder, frozen=True)
+
+
+def test_a_bad_tag_is_one_line_and_exit_code_2():
+    done = subprocess.run(
+        [sys.executable, "-m", "ttrl_repro.laboratory", "freeze", "lab v1"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "laboratory: 'lab v1' cannot be a tag; use letters, digits, dots and dashes, as in lab-v1\n"
+
+
+def test_the_laboratory_imports_no_torch():
+    code = "import sys, ttrl_repro.laboratory; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,231 @@
+"""The freeze: which bases, recipes and tasks of the miniature the study's confirmatory runs are made with.
+
+`miniature/frozen.json` holds hashes of them. A test compares it with the package, so that nothing changes unnoticed; a
+run writes into its manifest what it used; `analysis.load(..., frozen=True)` refuses records made with anything else.
+
+    python -m ttrl_repro.laboratory freeze TAG     write frozen.json from the package as it is; then commit, and tag TAG
+    python -m ttrl_repro.laboratory check          what differs from it
+
+What has no hash here: the code that pretrains, samples and trains. The manifest's `git` names it. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import Field, ValidationError
+
+from ttrl_repro.errors import UserError
+from ttrl_repro.miniature.corpus import documents
+from ttrl_repro.miniature.recipes import load_recipe, recipe_names
+from ttrl_repro.parts import Strict
+from ttrl_repro.records import write_atomic
+from ttrl_repro.tasks import load_task, task_names
+
+MINIATURE = Path(str(resources.files("ttrl_repro.miniature")))
+PATH = MINIATURE / "frozen.json"
+DRAWS = 10  # of each task that are hashed
+CORPUS_TOKENS = 20_000  # of each recipe's corpus
+
+
+class Frozen(Strict):
+    """The content of frozen.json. `tag`: the git tag of the commit that has it. The rest: what -> its hash.
+
+    weights: of a shipped base (`mini-s-seed0`), the SHA-256 of its model.safetensors. recipes: of a recipe, see
+    `recipe_hash`. corpora: of a recipe, the first CORPUS_TOKENS of the corpus that it makes with base seed 0. tasks: of
+    a task, draws 0 to DRAWS - 1, see `draw_hash`.
+    """
+
+    tag: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    weights: dict[str, str]
+    recipes: dict[str, str]
+    corpora: dict[str, str]
+    tasks: dict[str, list[str]]
+
+    def content_hash(self) -> str:
+        """16 hex digits that name this freeze in manifests."""
+        return _hash(self.model_dump())
+
+
+def read(path: Path = PATH) -> Frozen:
+    """The freeze that the package comes with. Raises UserError if the file is missing or malformed."""
+    try:
+        return Frozen.model_validate_json(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing; `python -m ttrl_repro.laboratory freeze TAG` writes it") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "(top level)"
+        raise UserError(f"{path}: {where}: {first['msg']}") from error
+
+
+def weights_hash(base: Path) -> str:
+    """SHA-256 of the model.safetensors in a base's folder. Raises FileNotFoundError if there is none."""
+    with (base / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def recipe_hash(content: dict[str, Any]) -> str:
+    """Hash of a recipe's content, defaults included: all but `description`, which makes no base."""
+    return _hash({name: value for name, value in content.items() if name != "description"})
+
+
+def base_recipe_hash(base: Path) -> str | None:
+    """`recipe_hash` of the recipe that made the base in this folder, by its recipe.json; None without one.
+
+    A base from the user's cache may be older than the package's recipe of that name.
+    """
+    path = base / "recipe.json"
+    return recipe_hash(json.loads(path.read_text())["recipe"]) if path.is_file() else None
+
+
+def package_recipe_hash(name: str) -> str:
+    """`recipe_hash` of the package's recipe. Raises UserError for an unknown name."""
+    return recipe_hash(load_recipe(name).model_dump(mode="json"))
+
+
+def corpus_hash(name: str) -> str:
+    """Hash of the first documents of a recipe's corpus: changes with the generator of expressions, texts or tokens."""
+    corpus = load_recipe(name).corpus.model_copy(update={"tokens": CORPUS_TOKENS})
+    return _hash([[document.prompt_ids, document.completion_ids] for document in documents(corpus, 0)])
+
+
+def draw_hash(task: str, draw: int) -> str:
+    """Hash of a draw of a miniature task: ids, problems and answers of its train and its fresh set."""
+    sets = [load_task(task, draw), load_task(task, draw, "fresh")]
+    return _hash([[[question.id, question.problem, question.answer] for question in one.questions] for one in sets])
+
+
+def package_state(tag: str) -> Frozen:
+    """The hashes of the package as it is (some 15 seconds). Raises UserError for a tag that is none."""
+    try:
+        named = Frozen(tag=tag, weights={}, recipes={}, corpora={}, tasks={})
+    except ValidationError as error:
+        raise UserError(f"{tag!r} cannot be a tag; use letters, digits, dots and dashes, as in lab-v1") from error
+    names = recipe_names()
+    hashes = {
+        "weights": {base.name: weights_hash(base) for base in _shipped()},
+        "recipes": {name: package_recipe_hash(name) for name in names},
+        "corpora": {name: corpus_hash(name) for name in names},
+        "tasks": {task: [draw_hash(task, draw) for draw in range(DRAWS)] for task in task_names()},
+    }
+    return named.model_copy(update=hashes)
+
+
+def differences(frozen: Frozen, found: Frozen) -> list[str]:
+    """What of `found` is not as frozen, a line each: `weights of mini-s-seed0: changed`. Empty if they agree."""
+    lines = []
+    for kind in ("weights", "recipes", "corpora", "tasks"):
+        before, now = getattr(frozen, kind), getattr(found, kind)
+        for name in sorted(before.keys() | now.keys()):
+            if name not in now or name not in before:
+                lines.append(f"{kind} of {name}: {'missing' if name not in now else 'not in the freeze'}")
+            elif before[name] != now[name]:
+                lines.append(f"{kind} of {name}: changed")
+    return lines
+
+
+def foreign_bases() -> list[str]:
+    """Names of shipped bases that the package's recipe of their name did not make."""
+    recipes = {name: package_recipe_hash(name) for name in recipe_names()}
+    return [base.name for base in _shipped() if recipes.get(_recipe_of(base)) != base_recipe_hash(base)]
+
+
+def freeze(tag: str, path: Path = PATH) -> Frozen:
+    """Write frozen.json from the package as it is. Raises UserError if a shipped base is not of its recipe."""
+    foreign = foreign_bases()
+    if foreign:
+        raise UserError(f"the recipes did not make these shipped bases: {', '.join(foreign)}; pretrain them again")
+    state = package_state(tag)
+    write_atomic(path, json.dumps(state.model_dump(), indent=2) + "\n")
+    return state
+
+
+def in_force(model: str, base_seed: int, base: Path | None, tasks: Sequence[str], draw: int) -> str | None:
+    """`content_hash` of the package's freeze if all that a run uses is as frozen, else None.
+
+    base: the folder of the model's weights, None for a model that is no miniature base. tasks: all that the run trains
+    and evaluates on. Of a draw beyond the frozen ones, draw 0 stands for the generator. Raises UserError as `read`.
+    """
+    frozen = read()
+    if base is None or model not in frozen.recipes or any(task not in frozen.tasks for task in tasks):
+        return None
+    shipped = frozen.weights.get(f"{model}-seed{base_seed}")
+    looked_at = draw if draw < DRAWS else 0
+    agrees = (
+        (shipped is None or weights_hash(base) == shipped)
+        and base_recipe_hash(base) == package_recipe_hash(model) == frozen.recipes[model]
+        and corpus_hash(model) == frozen.corpora[model]
+        and all(draw_hash(task, looked_at) == frozen.tasks[task][looked_at] for task in tasks)
+    )
+    return frozen.content_hash() if agrees else None
+
+
+def refusal(manifest: Mapping[str, Any], tasks: Sequence[str], frozen: Frozen) -> str | None:
+    """Why a record, by its manifest, is not of this freeze; None if it is. `tasks`: all that it was evaluated on.
+
+    Weights are compared where the base is shipped. Other base seeds are made again on every machine, where other
+    hardware rounds otherwise: of them only the recipe has to agree.
+    """
+    model, seed = manifest["model"], manifest["seeds"]["base"]
+    name = model["name"]
+    if "laboratory" not in manifest:
+        return "it does not say which laboratory it was made in (an older record)"
+    if manifest["laboratory"] is None:
+        return "its model or its tasks were not those of the freeze that it was made under"
+    if manifest["laboratory"] != frozen.content_hash():
+        return f"it was made in laboratory {manifest['laboratory']}, not {frozen.tag} ({frozen.content_hash()})"
+    if name not in frozen.recipes:
+        return f"its model {name} is not in the freeze {frozen.tag}"
+    if f"{name}-seed{seed}" in frozen.weights and model["weights"] != frozen.weights[f"{name}-seed{seed}"]:
+        return f"its weights of {name}, base seed {seed}, are not those of {frozen.tag}"
+    if model["recipe"] != frozen.recipes[name]:
+        return f"its base {name}, seed {seed}, was made by another recipe than that of {frozen.tag}"
+    unknown = [task for task in tasks if task not in frozen.tasks]
+    return f"its task {unknown[0]} is not in the freeze {frozen.tag}" if unknown else None
+
+
+def _shipped() -> list[Path]:
+    return sorted(path.parent for path in (MINIATURE / "weights").glob("*/model.safetensors"))
+
+
+def _recipe_of(base: Path) -> str:
+    return base.name.rpartition("-seed")[0]
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+app = typer.Typer(help="The freeze of the miniature laboratory.", add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command("freeze")
+def freeze_command(tag: Annotated[str, typer.Argument(help="git tag that the commit will get, as lab-v1")]) -> None:
+    """Write frozen.json from the package as it is."""
+    print(f"{PATH}: laboratory {freeze(tag).content_hash()}; commit it, then `git tag {tag}`")
+
+
+@app.command("check")
+def check_command() -> None:
+    """Compare the package with frozen.json. Exits with 2, naming what changed, if they differ."""
+    frozen = read()
+    changed = differences(frozen, package_state(frozen.tag))
+    if changed:
+        raise UserError(f"the package is not as frozen in {frozen.tag}: {'; '.join(changed)}")
+    print(f"the package is as frozen in {frozen.tag} (laboratory {frozen.content_hash()})")
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except UserError as error:
+        print(f"laboratory: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
