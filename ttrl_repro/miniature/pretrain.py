@@ -19,6 +19,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from ttrl_repro.errors import UserError
 from ttrl_repro.miniature.card import write_card
 from ttrl_repro.miniature.corpus import Document, documents
+from ttrl_repro.miniature.muon import Muon
 from ttrl_repro.miniature.recipes import Architecture, Optimisation, Recipe
 from ttrl_repro.miniature.tokenizer import BOS, EOS, IDS, PAD, VOCABULARY, build_tokenizer
 from ttrl_repro.models import bases_folder
@@ -96,8 +97,8 @@ def build_optimizers(model: Qwen3ForCausalLM, plan: Optimisation) -> list[torch.
     hidden = [p for name, p in model.named_parameters() if p.dim() == 2 and ".layers." in name]
     rest = [p for name, p in model.named_parameters() if p.dim() != 2 or ".layers." not in name]
     return [
-        torch.optim.Muon(hidden, lr=plan.learning_rate, weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=plan.learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
+        Muon(hidden, lr=plan.learning_rate, weight_decay=plan.weight_decay),
+        torch.optim.AdamW(rest, lr=plan.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]
 
 
@@ -141,7 +142,7 @@ def pretrain(recipe: Recipe, seed: int, folder: Path, progress: Progress) -> dic
         loss = loss_of(model, [docs[i] for i in rows], native)
         model.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), plan.gradient_clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), plan.gradient_clip, foreach=True)
         for optimizer in optimizers:
             optimizer.step()
         losses.append(loss.item())
