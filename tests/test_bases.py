@@ -108,7 +108,7 @@ def test_markdown():
 
 def test_the_printed_table_fits_its_width(capsys):
     everything = CardProtocol.standard()
-    # The longest that the standard protocol has: all intervals wide, all tasks' names as long as can be.
+    # With the longest name of a task that is planned.
     fake = [
         Row("mini-xs", 2, Statistic("mini-choice", 2, 396, m, t, Estimate(0.5, 0.25, 0.75, "questions")), "w", "m")
         for t, ms in (
@@ -139,8 +139,9 @@ def test_a_base_within_the_tolerance():
 
 
 @pytest.mark.parametrize(
-    ("shift", "weights", "allowed"), [(OTHER_WEIGHTS + 0.101, "v", OTHER_WEIGHTS + 0.1), (SAME_WEIGHTS + 0.001, "w", SAME_WEIGHTS)]
-)  # fmt: skip
+    ("shift", "weights", "allowed"),
+    [(OTHER_WEIGHTS + 0.101, "v", OTHER_WEIGHTS + 0.1), (SAME_WEIGHTS + 0.001, "w", SAME_WEIGHTS)],
+)
 def test_a_base_outside_the_tolerance_is_named(shift, weights, allowed):
     differs = [*rows(weights=weights)[:3], *rows(shift, weights)[3:4], *rows(weights=weights)[4:]]
     (outside,) = [one for one in compare(differs, rows()) if one.outside]
@@ -235,7 +236,7 @@ def test_the_command(two, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(library, "all_bases", lambda: two)
     protocol = dataclasses.replace(SHORT, protocols=(*SHORT.protocols[:2], Protocol(1.0, 1.0, 4)))
-    monkeypatch.setattr(CardProtocol, "standard", classmethod(lambda cls: protocol))
+    monkeypatch.setattr(CardProtocol, "standard", classmethod(lambda _: protocol))
     assert ttrl("--check", "--reference", str(reference)) == 2
     assert f"ttrl: {reference}: there is no such reference" in capsys.readouterr().err
     assert ttrl("--out", str(tmp_path / "out")) == 0

@@ -274,7 +274,7 @@ def print_survey(rows: Sequence[Row], protocol: CardProtocol, out: Console | Non
     out = out or console()
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("base", "seed", "task", *(heading for heading, _, _ in columns_of(protocol))):
-        table.add_column(heading.replace(", ", "\n"), no_wrap=True)
+        table.add_column(heading.replace(", ", "\n").replace("majority ", "majority\n"), no_wrap=True)
     for row, cells in table_rows(rows, protocol):
         texts = (short(one) + note for one, note in cells)
         table.add_row(row.base, str(row.seed), row.statistic.task, *texts)
