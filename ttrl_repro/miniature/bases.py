@@ -272,7 +272,7 @@ def legend(protocol: CardProtocol) -> str:
 def print_survey(rows: Sequence[Row], protocol: CardProtocol, out: Console | None = None) -> None:
     """Print the table: each number with half the width of its interval."""
     out = out or console()
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("base", "seed", "task", *(heading for heading, _, _ in columns_of(protocol))):
         table.add_column(heading.replace(", ", "\n").replace("majority ", "majority\n"), no_wrap=True)
     for row, cells in table_rows(rows, protocol):
