@@ -146,12 +146,10 @@ def test_a_base_outside_the_tolerance_is_named(shift, weights, allowed):
     differs = [*rows(weights=weights)[:3], *rows(shift, weights)[3:4], *rows(weights=weights)[4:]]
     (outside,) = [one for one in compare(differs, rows()) if one.outside]
     assert (outside.here, outside.allowed) == (differs[3], pytest.approx(allowed))
-    with pytest.raises(UserError) as caught:
-        check(differs, rows())
-    assert str(caught.value).splitlines() == [
-        "1 of 12 statistics are outside the tolerance:",
-        f"  tiny seed 0, t, maj@4 at T=0.6: {0.375 + shift:.3f}, reference 0.375, allowed ±{allowed:.3f}",
-    ]
+    said: list[str] = []
+    with pytest.raises(UserError, match=r"^1 of 12 statistics are outside the tolerance of the reference$"):
+        check(differs, rows(), said.append)
+    assert said == [f"tiny seed 0, t, maj@4 at T=0.6: {0.375 + shift:.3f}, reference 0.375, allowed ±{allowed:.3f}"]
 
 
 def test_a_reference_of_something_else_is_refused():
@@ -219,7 +217,7 @@ def test_files(tmp_path):
 
 
 def test_a_reference_needs_every_base(two, tmp_path):
-    with pytest.raises(UserError, match="a reference needs every base; missing: 1 of 2"):
+    with pytest.raises(UserError, match=r"needs every base; .* missing: tiny seed 1$"):
         write_reference(rows(), two, tmp_path / "reference.csv")
     write_reference(rows(), two[:1], tmp_path / "reference.csv")
     assert (tmp_path / "reference.csv").read_text() == to_csv(rows())
@@ -257,4 +255,4 @@ def test_the_command(two, tmp_path, monkeypatch, capsys):
     ]
     reference.write_text(to_csv(moved))
     assert ttrl("--check", "--reference", str(reference)) == 2
-    assert "statistics are outside the tolerance:" in capsys.readouterr().err
+    assert "statistics are outside the tolerance" in capsys.readouterr().err

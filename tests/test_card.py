@@ -167,7 +167,11 @@ def test_a_card_is_kept_until_something_it_depends_on_changes(base, monkeypatch)
         return Task(name, "train", tuple(dataclasses.replace(question, answer="1") for question in task.questions))
 
     monkeypatch.setattr(card_module, "load_task", relabelled)
-    assert evaluated()
+    pooled.cache_clear()
+    try:
+        assert evaluated()
+    finally:
+        pooled.cache_clear()
 
 
 def test_a_base_in_a_folder_that_is_not_ours_has_its_card_elsewhere(base, tmp_path, monkeypatch):
@@ -223,3 +227,8 @@ def test_the_best_temperature():
 
     found = [statistic(0.3, 0.5), statistic(0.6, 0.5), statistic(1.0, 0.4), statistic(1.0, 0.9, "maj@4")]
     assert best_temperature([*found, statistic(1.0, 1.0, task="u")], "t", 2) == 0.3  # of equal ones the lowest
+
+
+def test_a_base_with_too_few_positions_is_told_so(base):
+    with pytest.raises(UserError, match="max_positions: 200 after the"):
+        card_of(base, dataclasses.replace(SHORT, max_new_tokens=200), Recorder())

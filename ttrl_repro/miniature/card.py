@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from ttrl_repro.config import Answers, Prompt
 from ttrl_repro.errors import UserError
-from ttrl_repro.evaluate import GREEDY, Protocol, evaluate
+from ttrl_repro.evaluate import GREEDY, Protocol, evaluate, refuse_too_long
 from ttrl_repro.miniature.corpus import MAX_COMPLETION
 from ttrl_repro.models import bases_folder, load_model
 from ttrl_repro.progress import Progress
@@ -108,6 +109,7 @@ def answers_of(_: Task) -> Answers:
     return Answers()
 
 
+@cache  # drawing takes a second, and every base is asked the same
 def pooled(name: str, questions: int) -> tuple[Task, int]:
     """Draws 0, 1, ... of a task's train set as one, until it holds `questions` questions; and how many draws."""
     tasks = [load_task(name)]
@@ -162,6 +164,7 @@ def measure(folder: Path, protocol: CardProtocol, progress: Progress) -> Card:
     progress.start(f"evaluating {folder.name.strip('.')}", samples, unit="sample")
     for task, draws in tasks:
         prompts = encode_prompts(task.questions, tokenizer, Prompt())
+        refuse_too_long("max_positions", protocol.max_new_tokens, loaded, prompts)
         for each in protocol.protocols:
             rows = evaluate(
                 engine,
