@@ -13,11 +13,12 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help venv demo test lint bench unchanged null-study figures doctor-env controls vllm-env vllm-test clean
+.PHONY: help venv demo test lint bases bench unchanged null-study figures doctor-env controls vllm-env vllm-test clean
 
 help:
 	@echo "make demo      one TTRL run on a laptop: table, record and figure (about 2 minutes)"
 	@echo "make test      lint, types and all tests (about 5 minutes)"
+	@echo "make bases     every miniature base on every task: makes those that are missing (up to hours), then the table"
 	@echo "make figures   redraw every figure and table from the committed records"
 	@echo "make bench     every measurement of docs/performance.md (about 35 minutes)"
 	@echo "make unchanged 10 paired runs with and without the fast paths: are results the same? (40 minutes)"
@@ -50,6 +51,9 @@ lint: venv
 
 test: lint
 	$(BIN)/python -m pytest
+
+bases: venv
+	$(BIN)/ttrl bases --pretrain --out runs/bases
 
 figures: venv
 	$(BIN)/python paper_figures/fig09_fig12_label_accuracy.py

@@ -172,6 +172,40 @@ def pretrain(
 
 
 @app.command()
+def bases(
+    pretrain: Annotated[bool, typer.Option("--pretrain", help="make those that are missing (minutes each)")] = False,
+    again: Annotated[bool, typer.Option("--again", help="evaluate anew, also bases whose card is up to date")] = False,
+    out: Annotated[Path | None, typer.Option(help="folder for bases.csv and bases.md")] = None,
+    check: Annotated[bool, typer.Option("--check", help="compare with the reference; exit code 2 if outside")] = False,
+    reference: Annotated[Path | None, typer.Option(help="another reference, as --out writes bases.csv")] = None,
+    write_reference: Annotated[
+        bool, typer.Option("--write-reference", help="make this machine's bases the reference")
+    ] = False,
+) -> None:
+    """What every miniature base does on every task: evaluated where no card is kept, then as a table."""
+    prepare_process()
+    from ttrl_repro.miniature import bases as library
+    from ttrl_repro.miniature.card import CardProtocol
+    from ttrl_repro.progress import Progress
+
+    every, protocol, path = library.all_bases(), CardProtocol.standard(), reference or library.reference_path()
+    known = library.read_csv(path) if check else []  # a wrong path is told before the evaluation
+    with Progress() as progress:
+        rows = library.survey(every, protocol, progress, pretrain, again)
+    library.print_survey(rows, protocol)
+    missing = library.missing_text(every)
+    if missing:
+        print(missing)
+    for written in library.write_survey(rows, protocol, out) if out is not None else []:
+        print(f"written: {written}")
+    if write_reference:
+        library.write_reference(rows, every, path)
+        print(f"reference: {path}")
+    if check:
+        print(library.check(rows, known))
+
+
+@app.command()
 def keep(
     record: Annotated[Path, typer.Argument(help="folder of a finished run")],
     folder: Annotated[Path, typer.Argument(help="where the compact record goes, as paper_figures/data/demo/r0")],

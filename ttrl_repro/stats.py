@@ -198,7 +198,12 @@ def abstention_rate(codes_QN: np.ndarray) -> float:
 
 def majority_ratio(codes_QN: np.ndarray) -> float:
     """Share of samples (abstentions included) that agree with the majority, averaged over questions."""
-    return float(_counts(codes_QN).max(axis=1).mean() / codes_QN.shape[1])
+    return float(majority_ratio_Q(codes_QN).mean())
+
+
+def majority_ratio_Q(codes_QN: np.ndarray) -> np.ndarray:
+    """`majority_ratio` of every question, (Q,)."""
+    return _counts(codes_QN).max(axis=1) / codes_QN.shape[1]
 
 
 def answers_interval(statistic: Callable[[np.ndarray], float], codes_QN: np.ndarray, seed: int = 0) -> Estimate:

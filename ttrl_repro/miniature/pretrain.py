@@ -17,7 +17,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from ttrl_repro.errors import UserError
-from ttrl_repro.miniature.card import write_card
+from ttrl_repro.miniature.card import CardProtocol, card_of, locked
 from ttrl_repro.miniature.corpus import Document, documents
 from ttrl_repro.miniature.muon import Muon
 from ttrl_repro.miniature.recipes import Architecture, Optimisation, Recipe
@@ -147,6 +147,7 @@ def pretrain(recipe: Recipe, seed: int, folder: Path, progress: Progress) -> dic
             optimizer.step()
         losses.append(loss.item())
         progress.advance(note=f"loss {losses[-1]:.3f}")
+    progress.finish()
     tail = losses[-max(1, len(losses) // 20) :]
     summary: dict[str, float | int | str | bool] = {
         "name": recipe.name,
@@ -155,6 +156,8 @@ def pretrain(recipe: Recipe, seed: int, folder: Path, progress: Progress) -> dic
         "documents": len(docs),
         "tokens": sum(len(d.prompt_ids) + len(d.completion_ids) for d in docs),
         "updates": len(schedule),
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
         "native": native is not None,  # fp32 by the native code, or bf16 autocast
         "final_loss": sum(tail) / len(tail),
         "seconds": round(time.perf_counter() - started, 1),
@@ -168,20 +171,31 @@ def pretrain(recipe: Recipe, seed: int, folder: Path, progress: Progress) -> dic
     return summary
 
 
-def pretrain_base(recipe: Recipe, seed: int, folder: Path | None = None) -> Path:
-    """`pretrain` with a progress bar, then the model card; into `folder`, or where `models` looks for it.
+def make_base(recipe: Recipe, seed: int, target: Path, progress: Progress, present_is_fine: bool = False) -> None:
+    """`pretrain` into `target`, which appears when all of it is there; no two processes make it at once.
 
-    Raises UserError if the folder is taken.
+    Raises UserError if the folder is taken, unless `present_is_fine` and it holds a base.
+    """
+    with locked(target, progress.say):
+        if present_is_fine and (target / "config.json").is_file():
+            return
+        if target.exists() and any(target.iterdir()):
+            raise UserError(f"{target}: is not empty; give another folder with --out")
+        partial = target.with_name(f".{target.name}.partial")  # an interrupted base must not look like one
+        shutil.rmtree(partial, ignore_errors=True)
+        pretrain(recipe, seed, partial, progress)
+        if target.exists():
+            target.rmdir()
+        partial.rename(target)
+
+
+def pretrain_base(recipe: Recipe, seed: int, folder: Path | None = None, protocol: CardProtocol | None = None) -> Path:
+    """Make a base and its card, with progress bars; into `folder`, or where `models` looks for it.
+
+    protocol: the card's (None: the standard one). Raises UserError if the folder is taken.
     """
     target = folder or bases_folder() / f"{recipe.name}-seed{seed}"
-    if target.exists() and any(target.iterdir()):
-        raise UserError(f"{target}: is not empty; give another folder with --out")
-    partial = target.with_name(f".{target.name}.partial")  # an interrupted base must not look like one
-    shutil.rmtree(partial, ignore_errors=True)
     with Progress() as progress:
-        pretrain(recipe, seed, partial, progress)
-    write_card(partial)
-    if target.exists():
-        target.rmdir()
-    partial.rename(target)
+        make_base(recipe, seed, target, progress)
+        card_of(target, protocol or CardProtocol.standard(), progress)
     return target
