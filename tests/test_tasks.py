@@ -23,7 +23,7 @@ def test_draws_are_reproducible_disjoint_and_held_out(name):
 def test_mini_30_is_exposed_throughout():
     task = load_task("mini-30", 5)
     assert all(q.info["exposed"] and q.info["misread"] != q.answer for q in task.questions)
-    assert [q.info["terms"] for q in task.questions] == [3] * 20 + [5] * 10
+    assert [q.info["terms"] for q in task.questions] == [3] * 15 + [4] * 15
 
 
 def test_a_user_s_questions(tmp_path):

@@ -146,7 +146,7 @@ def start(experiment: Experiment, folder: Path) -> Record:
     if state.is_main_process and isinstance(native, str) and unsupported(setup.model) is None:
         print(f"note: {native}, so this model runs in PyTorch alone, several times slower", file=sys.stderr)
     if state.is_main_process:
-        Record.create(folder, experiment, _facts(setup))
+        Record.create(folder, experiment, facts_of(setup))
     state.wait_for_everyone()
     record = Record.reopen(folder)
     with _locked(folder):
@@ -163,7 +163,7 @@ def resume(folder: Path) -> Record:
     with _locked(folder):
         checkpoint = checkpoints.newest(folder / "checkpoints")
         setup = prepare(experiment)
-        facts = _facts(setup)
+        facts = facts_of(setup)
         for key in ("model", "task", "processes", "laboratory"):
             began, now = _known_to(record.manifest, facts, key)
             if began != now:
@@ -197,7 +197,8 @@ def _known_to(manifest: Row, facts: Row, key: str) -> tuple[Any, Any]:
     return began, {name: value for name, value in now.items() if name in began} if isinstance(began, dict) else now
 
 
-def _facts(setup: Setup) -> dict[str, Any]:
+def facts_of(setup: Setup) -> dict[str, Any]:
+    """What the manifest says about model, task, parts and machine."""
     experiment = setup.experiment
     miniature = experiment.model in recipe_names()
     base = base_path(experiment.model, experiment.seeds.base) if miniature else None

@@ -41,10 +41,10 @@ class Cell:
 
 
 TASKS: dict[str, tuple[Cell, ...]] = {
-    # Every question is exposed to the shared misconception, which a minority of authors holds at three
-    # terms and a majority at five: the vote starts out right on the one kind, wrong on the other.
-    "mini-30": (Cell(20, 3, True), Cell(10, 5, True)),
-    "mini-83": (Cell(28, 3), Cell(28, 4), Cell(27, 4, True)),
+    # Exposed questions, where the vote is between the two readings: three-term ones start out right, four-term ones
+    # are contested, five-term ones start out wrong (the recipes' shares of misreaders grow with the terms).
+    "mini-30": (Cell(15, 3, True), Cell(15, 4, True)),
+    "mini-83": (Cell(35, 3, True), Cell(40, 4, True), Cell(8, 5, True)),
     "mini-500": (
         Cell(100, 3, False, False, name="short"),
         Cell(100, 5, False, False, name="long"),
@@ -53,16 +53,19 @@ TASKS: dict[str, tuple[Cell, ...]] = {
         Cell(100, 4, True, False, name="exposed"),
     ),
     "mini-choice": (Cell(198, 3, True, kind="choice"),),
+    # The same twenty contested questions' kind in two companies.
+    "mix-34": (Cell(40, 3, True), Cell(20, 4, True)),
+    "mix-45": (Cell(20, 4, True), Cell(40, 5, True)),
     # The phase diagram: the share of exposed questions, at equal lengths.
     "phase-10": (Cell(3, 3, True), Cell(3, 4, True), Cell(27, 3, False), Cell(27, 4, False)),
     "phase-33": (Cell(10, 3, True), Cell(10, 4, True), Cell(20, 3, False), Cell(20, 4, False)),
     "phase-90": (Cell(27, 3, True), Cell(27, 4, True), Cell(3, 3, False), Cell(3, 4, False)),
     # The transfer ladder, for a base trained on mini-30: from next to it to where its lesson is wrong.
-    "transfer-lengths": (Cell(50, 4, True), Cell(50, 6, True)),
-    "transfer-words": (Cell(50, 3, True, kind="words"), Cell(50, 5, True, kind="words")),
+    "transfer-lengths": (Cell(50, 5, True), Cell(50, 6, True)),
+    "transfer-words": (Cell(50, 3, True, kind="words"), Cell(50, 4, True, kind="words")),
     "transfer-brackets": (Cell(100, 4, True, kind="brackets"),),
     "transfer-largest": (Cell(100, 4, kind="largest"),),
-    "transfer-marked": (Cell(50, 3, True, kind="marked"), Cell(50, 5, True, kind="marked")),
+    "transfer-marked": (Cell(50, 3, True, kind="marked"), Cell(50, 4, True, kind="marked")),
 }
 
 
