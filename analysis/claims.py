@@ -390,6 +390,24 @@ def markdown(verdicts: pd.DataFrame, first: pd.DataFrame, claims: Sequence[Claim
     return "\n".join(lines) + "\n"
 
 
+def plan(claims: Sequence[Claim]) -> str:
+    """The claims as a table, as they stand before any run: what is compared, from which effect on, how often."""
+    lines = ["| claim | left | right | smallest effect | replicates |", "|---" * 5 + "|"]
+    for claim in claims:
+        relation = ">" if claim.kind == "greater" else "="
+        lines.append(
+            f"| {claim.key} | {_described(claim.left)} | {relation} {_described(claim.right)} "
+            f"| {claim.smallest_effect:g} | {claim.replicates} |"
+        )
+    lines += ["", *(f"- **{claim.key}**: {claim.statement} Refuted if {claim.refuted_if}" for claim in claims)]
+    return "\n".join(lines) + "\n"
+
+
+def _described(side: Quantity) -> str:
+    where = [side.task] * (side.task != "trained") + [side.split] * (side.split != "train")
+    return f"{side.arm}: {side.measure}" + (f" ({', '.join(where)})" if where else "")
+
+
 def _interval(row: Mapping[str, Any]) -> str:
     if np.isnan(row["mean"]):
         return "-"

@@ -81,16 +81,18 @@ def questions(
 
 @app.command()
 def claims(
-    records: Annotated[Path, typer.Argument(help="folder with a folder of replicates for each arm")],
+    records: Annotated[
+        Path | None, typer.Argument(help="folder with a folder of replicates for each arm; without: the claims alone")
+    ] = None,
     file: Annotated[Path | None, typer.Option("--claims", help="claims file (default: the study's own)")] = None,
     out: Annotated[Path | None, typer.Option(help="write the tables to this .md")] = None,
 ) -> None:
     """Test the claims that were written down before the runs, on records of the frozen laboratory."""
-    from analysis.claims import PATH, report
+    from analysis.claims import PATH, plan, read_claims, report
 
     if out is not None and not out.resolve().parent.is_dir():
         raise UserError(f"--out: no such folder {out.resolve().parent}")
-    text = report(records, file or PATH)
+    text = report(records, file or PATH) if records else plan(read_claims(file or PATH))
     print(text, end="")
     if out is not None:
         out.write_text(text)
