@@ -48,7 +48,7 @@ SHOWN = 0.6  # the temperature of the table's columns, but for those that name a
 # interval over questions: the first is for a change that all questions share, the second for questions that turn right
 # or wrong one by one. PROVISIONAL: to be set from bases that were made twice with other rounding.
 OTHER_WEIGHTS = 0.03
-SAME_WEIGHTS = 0.02  # the same base: only samples whose uniform number lies on an edge differ
+SAME_WEIGHTS = 0.01  # the same base: only samples whose uniform number lies on an edge differ
 
 FIELDS = (
     *("base", "seed", "task", "draws", "questions", "measure", "temperature"),
