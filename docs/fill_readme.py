@@ -20,6 +20,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("lab_notes", "preregistration", "votes", "answers", "performance")),
+)
 BLOCK = re.compile(r"(<!-- output of: (?P<command>[^\n]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -41,7 +45,7 @@ def filled(text: str) -> str:
 
 def main() -> None:
     """Fill the documents, or check them."""
-    for name in ("README.md", "docs/lab_notes.md", "docs/votes.md", "docs/answers.md", "docs/performance.md"):
+    for name in DOCUMENTS:
         path = ROOT / name
         old = path.read_text()
         new = filled(old)
