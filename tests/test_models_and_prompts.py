@@ -6,7 +6,8 @@ import torch
 
 from ttrl_repro.config import Prompt
 from ttrl_repro.errors import UserError
-from ttrl_repro.miniature.recipes import load_recipe, recipe_names
+from ttrl_repro.miniature.bases import SIZES
+from ttrl_repro.miniature.recipes import load_recipe
 from ttrl_repro.models import base_path, load_model, locate
 from ttrl_repro.prompts import BOXED, encode_prompts, render
 from ttrl_repro.rollouts import make_engine
@@ -15,7 +16,7 @@ from ttrl_repro.tasks import Question
 CHAT = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", SIZES)
 def test_shipped_bases_load_and_are_what_their_recipe_says(name):
     model, tokenizer = load_model(name)
     assert model.dtype == torch.float32
@@ -23,8 +24,13 @@ def test_shipped_bases_load_and_are_what_their_recipe_says(name):
     assert make_engine("auto", model, tokenizer).name == "cpu"
     facts = json.loads((base_path(name, 0) / "recipe.json").read_text())
     assert facts["recipe"] == load_recipe(name).model_dump(mode="json")
-    assert "provisional" in (base_path(name, 0) / "README.md").read_text()
-    assert sum(path.stat().st_size for path in base_path(name, 0).iterdir()) < 3_000_000
+    assert (base_path(name, 0) / "card.json").is_file()
+    assert "| mini-500 |" in (base_path(name, 0) / "README.md").read_text()
+
+
+def test_all_shipped_bases_together_are_small():
+    folders = [base_path(name, 0) for name in SIZES]
+    assert sum(path.stat().st_size for folder in folders for path in folder.iterdir()) < 10_000_000
 
 
 def test_a_base_that_is_not_there_says_how_to_make_it(monkeypatch, tmp_path):
