@@ -55,7 +55,7 @@ class CardProtocol:
     """
 
     tasks: tuple[str, ...]
-    questions: int = 240
+    questions: int = 150
     protocols: tuple[Protocol, ...] = (GREEDY, Protocol(0.3, 0.95, 16), Protocol(0.6, 0.95, 64), Protocol(1.0, 1.0, 64))
     k: int = 16
     max_new_tokens: int = MAX_COMPLETION
@@ -63,8 +63,8 @@ class CardProtocol:
 
     @classmethod
     def standard(cls) -> CardProtocol:
-        """That of every card: all tasks."""
-        return cls(tuple(task_names()))
+        """That of every card: all tasks but those of single figures."""
+        return cls(tuple(name for name in task_names() if name.startswith(("mini-", "transfer-"))))
 
 
 @dataclass(frozen=True)
