@@ -1,12 +1,30 @@
 #!/usr/bin/env bash
-# The phase diagram: share of misreaders (four bases) x share of exposed questions, three replicates a cell.
+# The phase diagram: share of misreaders x share of exposed questions, three replicates a cell, each with a base, a
+# question draw and an RL seed of its own. Pretrains the twelve bases first (three minutes each), where they are missing.
 #
-#   [JOBS=2] [REPLICATES="0 1 2"] experiments/phase.sh FOLDER
+#   [JOBS=2] experiments/phase.sh FOLDER
 set -euo pipefail
 folder=${1:?usage: experiments/phase.sh FOLDER}
 here=$(dirname "$0")
+
+base() {
+    ttrl pretrain "mini-xs-pi$1" --seed "$2" >/dev/null 2>"$3" || grep -q "is not empty" "$3" || { cat "$3" >&2; return 1; }
+}
+export -f base
+
+mkdir -p "$folder"
 for pi in 10 25 40 60; do
-    for share in 10 33 90; do
-        "$here/replicates.sh" "$folder/pi$pi-$share" "$here/laboratory/phase.yaml" -- "model=mini-xs-pi$pi" "task=phase-$share"
+    for seed in 0 1 2; do
+        printf '%s\0%s\0%s\0' "$pi" "$seed" "$folder/base-pi$pi-$seed.log"
     done
-done
+done | xargs -0 -n 3 -P "${JOBS:-1}" bash -c 'base "$@"' _
+
+for replicate in 0 1 2; do
+    for pi in 10 25 40 60; do
+        for share in 10 33 90; do
+            printf '%s\0%s\0%s\0' "$replicate" "$pi" "$share"
+        done
+    done
+done | xargs -0 -n 3 -P "${JOBS:-1}" bash -c \
+    'REPLICATES=$2 "$0/replicates.sh" "$1/pi$3-$4" "$0/laboratory/phase.yaml" -- "model=mini-xs-pi$3" "task=phase-$4" "seeds.base=$2"' \
+    "$here" "$folder"
