@@ -1,0 +1,46 @@
+"""The laboratory's table: oracle labels on every trained task, and two mixes of questions on one base.
+
+    python paper_figures/table_laboratory.py [--records FOLDER] [--out FOLDER]
+
+FOLDER has a folder for each cell, with its replicates. Without --records: the committed records.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from analysis import load
+from analysis.regime import markdown, regime_runs, regime_table
+from ttrl_repro.errors import UserError
+
+HERE = Path(__file__).resolve().parent
+NAME = "table_laboratory"
+
+
+def main(
+    records: Annotated[Path, typer.Option(help="folder of the cells")] = HERE / "data" / "laboratory",
+    out: Annotated[Path, typer.Option(help="where csv and md go")] = HERE,
+) -> None:
+    """Write the table and print it."""
+    cells = sorted(path for path in records.iterdir() if path.is_dir()) if records.is_dir() else []
+    if not cells:
+        raise UserError(f"{records}: no cells here")
+    runs = pd.concat([regime_runs(load(cell)) for cell in cells], ignore_index=True)
+    table = regime_table(runs)
+    out.mkdir(parents=True, exist_ok=True)
+    runs.to_csv(out / f"{NAME}_runs.csv", index=False, float_format="%.6g", lineterminator="\n")
+    table.to_csv(out / f"{NAME}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    text = markdown(table)
+    (out / f"{NAME}.md").write_text(text)
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except UserError as error:
+        raise SystemExit(f"{NAME}: {error}") from None
