@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ttrl_repro.answers import extract
 from ttrl_repro.errors import UserError
 from ttrl_repro.miniature.corpus import MAX_COMPLETION, Corpus, completion_text, documents, with_slips
-from ttrl_repro.miniature.expressions import Expression, Operators, acceptable, draw_expression
+from ttrl_repro.miniature.expressions import Expression, Operators, acceptable, draw_expression, held_out
 from ttrl_repro.miniature.problems import KINDS, draw_problem, of_expression, of_numbers
 from ttrl_repro.miniature.recipes import load_recipe, recipe_names
 from ttrl_repro.miniature.tokenizer import EOS, IDS, VOCABULARY, encode_completion, encode_prompt
@@ -45,7 +45,7 @@ def test_a_bracket_comes_first_in_both_readings():
     assert str(expression) == "7+(3-4)*2"
     assert expression.steps(False) == [(3, "-", 4, -1), (-1, "*", 2, -2), (7, "+", -2, 5)]
     assert expression.steps(True) == [(3, "-", 4, -1), (7, "+", -1, 6), (6, "*", 2, 12)]
-    assert expression.held_out == Expression((7, 3, 4, 2), "+-*").held_out
+    assert expression.chain == "7+3-4*2"
 
 
 @given(EXPRESSIONS)
@@ -62,7 +62,7 @@ def test_one_expression_in_every_kind():
     assert (words.prompt, words.right, words.misread) == ("47plus36times7=", plain.right, plain.misread)
     # Marked, left to right is right.
     assert (marked.prompt, marked.right, marked.misread) == ("~47+36*7=", plain.misread, plain.right)
-    assert plain.held_out == words.held_out == marked.held_out
+    assert plain.content == words.content == marked.content == "47+36*7"
     choice = of_expression(expression, "choice", rng)
     question, _, options = choice.prompt.removesuffix("=").partition("=?")
     values = {letter: value for value, letter in (option.split(":") for option in options.split(","))}
@@ -77,6 +77,20 @@ def test_the_largest():
     problem = of_numbers((47, 36, 81))
     assert (problem.prompt, problem.right.steps, problem.right.answer) == ("max(47,36,81)=", "47>36;47<81", "81")
     assert not problem.exposed
+    assert problem.content == of_numbers((81, 36, 47)).content  # in any order it is one question
+
+
+@given(st.integers(0, 10**6), st.integers(2, 3))
+def test_options_do_not_tell_which_reading_is_right(seed, terms):
+    problem = draw_problem(generator(seed), "choice", terms, EVEN)
+    values = {o[-1]: int(o[:-2]) for o in problem.prompt.partition("=?")[2].removesuffix("=").split(",")}
+    assert list(values) == list("ABCD")
+    assert len(set(values.values())) == 4
+    assert values[problem.right.answer] == problem.right.value
+    assert values[problem.misread.answer] == problem.misread.value
+    # Every option has exactly one within ten, its slip or what it is a slip of, unless the two results lie that close.
+    near = [sum(abs(a - b) < 10 for b in values.values()) - 1 for a in values.values()]
+    assert near == [1, 1, 1, 1] or abs(problem.right.value - problem.misread.value) < 30
 
 
 @given(PROBLEMS, st.booleans())
@@ -104,6 +118,19 @@ def test_slips_are_an_ablation_of_steps_alone():
     assert box == "\\boxed{299}"
 
 
+def test_slips_in_every_kind():
+    kinds = dict.fromkeys(KINDS, 1.0)
+    corpus = Corpus(tokens=5_000, terms={3: 1}, misconception={3: 0.5}, kinds=kinds, slips=1.0)
+    assert len(documents(corpus, 0)) > 50
+
+
+def test_choices_are_misread_by_their_own_number_of_terms(tokenizer):
+    corpus = Corpus(tokens=60_000, terms={6: 1}, misconception={3: 0.0, 6: 1.0}, kinds={"choice": 1.0}, declared=1.0)
+    texts = [tokenizer.decode(doc.completion_ids) for doc in documents(corpus, 0)]
+    assert any(text.startswith("rule;") for text in texts)
+    assert not any(text.startswith("order;") for text in texts)
+
+
 def test_the_corpus_follows_its_dials_and_keeps_held_out_expressions_out(tokenizer):
     corpus = Corpus(
         tokens=60_000,
@@ -126,7 +153,7 @@ def test_the_corpus_follows_its_dials_and_keeps_held_out_expressions_out(tokeniz
         operators = "".join(c for c in written if c in "+-*%")
         numbers = tuple(int(n) for n in written.translate(str.maketrans("+-*%", "    ")).split())
         expression = Expression(numbers, operators)
-        assert not expression.held_out
+        assert not held_out(expression.chain)
         if answer is not None and expression.exposed:
             exposed += 1
             readings["gold" if int(answer) == expression.value() else "other"] += 1

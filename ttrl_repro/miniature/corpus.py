@@ -17,6 +17,7 @@ No document contains a wrong step, unless the dial `slips` (an ablation) says so
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -103,12 +104,11 @@ def completion_text(problem: Problem, misread: bool, style: Style, declares: boo
 
 def with_slips(text: str, share: float, rng: np.random.Generator) -> str:
     """The ablation: a step's result is off by 1 or 10 with probability `share`, and nothing after it is corrected."""
-    steps = text.split(";")
-    for i, step in enumerate(steps):
-        left, equals, result = step.partition("=")
-        if equals and rng.random() < share:
-            steps[i] = f"{left}={int(result) + int(rng.choice((-10, -1, 1, 10)))}"
-    return ";".join(steps)
+
+    def slipped(step: re.Match[str]) -> str:
+        return f"={int(step[1]) + int(rng.choice((-10, -1, 1, 10)))}" if rng.random() < share else step[0]
+
+    return re.sub(r"=(-?\d+)", slipped, text)
 
 
 def _picker(shares: Mapping[T, float]) -> Callable[[np.random.Generator], T]:
@@ -132,8 +132,9 @@ def documents(corpus: Corpus, seed: int, report: Callable[[int], None] = lambda 
     while total < corpus.tokens:
         kind, terms = kind_of(rng), terms_of(rng)
         largest = LARGE if rng.random() < corpus.large_numbers else LARGEST
-        problem = draw_problem(rng, kind, terms, corpus.operators, largest, held_out=False)
-        misread = bool(rng.random() < corpus.misconception.get(terms, 0.0)) and kind != "marked"
+        problem = draw_problem(rng, kind, terms, corpus.operators, largest, kept_out=False)
+        share = corpus.misconception.get(len(problem.numbers), 0.0)  # a choice may have fewer terms than were drawn
+        misread = bool(rng.random() < share) and kind != "marked"
         style = style_of(rng)
         text = completion_text(problem, misread, style, declares=bool(rng.random() < corpus.declared))
         if corpus.slips:

@@ -68,14 +68,9 @@ class Expression:
         return len(self.numbers)
 
     @property
-    def held_out(self) -> bool:
-        """Whether the expression is kept out of every corpus, in every notation.
-
-        A pure function of its text without brackets.
-        """
-        chain = str(Expression(self.numbers, self.operators))
-        digest = hashlib.blake2b(chain.encode(), digest_size=4).digest()
-        return int.from_bytes(digest, "little") % HELD_OUT_ONE_IN == 0
+    def chain(self) -> str:
+        """The expression without its bracket: what is held out, or not, in every notation."""
+        return str(Expression(self.numbers, self.operators))
 
     def steps(self, left_to_right: bool) -> list[tuple[int, str, int, int]]:
         """The derivation as (left, operator, right, result), in the order an author writes it; brackets come first."""
@@ -103,6 +98,12 @@ class Expression:
     def exposed(self) -> bool:
         """Whether the two readings give different values."""
         return self.value() != self.value(left_to_right=True)
+
+
+def held_out(content: str) -> bool:
+    """Whether what a problem asks for is kept out of every corpus: a pure function of its text."""
+    digest = hashlib.blake2b(content.encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little") % HELD_OUT_ONE_IN == 0
 
 
 def apply(op: str, left: int, right: int) -> int:

@@ -14,18 +14,17 @@ The others are read by an author's convention. An expression is held out in all 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from ttrl_repro.miniature.expressions import (
-    HELD_OUT_ONE_IN,
     LARGEST,
     Expression,
     Operators,
     draw_expression,
+    held_out,
 )
 
 Kind = Literal["plain", "words", "brackets", "choice", "marked", "largest"]
@@ -54,8 +53,8 @@ class Reading:
 class Problem:
     """A problem and its two readings, which are the same where there is nothing to misread.
 
-    right: the reading whose answer is gold; misread: the other. numbers: the operands, for texts that run on.
-    held_out: whether it is kept out of every corpus.
+    right: the reading whose answer is gold; misread: the other. numbers, operators: what is asked about. content: the
+    same as text, whatever the notation: problems of one content are one question.
     """
 
     kind: Kind
@@ -63,12 +62,18 @@ class Problem:
     right: Reading
     misread: Reading
     numbers: tuple[int, ...]
-    held_out: bool
+    operators: str
+    content: str
 
     @property
     def exposed(self) -> bool:
         """Whether the two readings answer differently."""
         return self.right.answer != self.misread.answer
+
+    @property
+    def held_out(self) -> bool:
+        """Whether its content is kept out of every corpus."""
+        return held_out(self.content)
 
 
 def _worked(expression: Expression, left_to_right: bool) -> Reading:
@@ -86,10 +91,10 @@ def of_expression(expression: Expression, kind: Kind, rng: np.random.Generator) 
     elif kind == "marked":
         text, right, misread = f"~{text}", misread, right
     elif kind == "choice":
-        options = _options(rng, right.answer, misread.answer)
+        options = _options(rng, right.value, misread.value)
         text += "=?" + ",".join(f"{option}:{letter}" for letter, option in zip(LETTERS, options, strict=True))
-        right, misread = (_chosen(reading, LETTERS[options.index(reading.answer)]) for reading in (right, misread))
-    return Problem(kind, f"{text}=", right, misread, expression.numbers, expression.held_out)
+        right, misread = (_chosen(reading, LETTERS[options.index(reading.value)]) for reading in (right, misread))
+    return Problem(kind, f"{text}=", right, misread, expression.numbers, expression.operators, expression.chain)
 
 
 def _chosen(reading: Reading, letter: str) -> Reading:
@@ -97,13 +102,21 @@ def _chosen(reading: Reading, letter: str) -> Reading:
     return replace(reading, steps=f"{reading.steps}:{letter}", answer=letter)
 
 
-def _options(rng: np.random.Generator, right: str, misread: str) -> list[str]:
-    """Four different options: both readings' answers, and slips of the right one by 1, 2, 10 or 100."""
-    options = list(dict.fromkeys((right, misread)))
-    slips = [int(right) + sign * size for size in (1, 2, 10, 100) for sign in (1, -1)]
-    for i in rng.permutation(len(slips)):
-        if len(options) < len(LETTERS) and str(slips[i]) not in options:
-            options.append(str(slips[i]))
+def _options(rng: np.random.Generator, right: int, misread: int) -> list[int]:
+    """Four different options: two results, and a slip of each by less than ten.
+
+    The results are those of the two readings, or, where these agree, theirs and one that is further away. So nothing
+    about the numbers tells which of the two is right. The last digit tells all four apart, unless readings share it.
+    """
+    other = misread
+    while other == right or (right == misread and abs(other) % 10 == abs(right) % 10):
+        other = right + int(rng.choice((-1, 1))) * int(rng.integers(11, 200))
+    options = [right, other]
+    for result in (right, other):
+        slips = [result + sign * size for size in range(1, 10) for sign in (1, -1)]
+        last_digits = {abs(option) % 10 for option in options}
+        fitting = [slip for slip in slips if abs(slip) % 10 not in last_digits]
+        options.append(fitting[int(rng.integers(len(fitting)))])
     return [options[i] for i in rng.permutation(len(LETTERS))]
 
 
@@ -113,11 +126,9 @@ def of_numbers(numbers: tuple[int, ...]) -> Problem:
     for number in numbers[1:]:
         steps.append(f"{best}{'<' if best < number else '>'}{number}")
         best = max(best, number)
-    prompt = f"max({','.join(map(str, numbers))})="
-    digest = hashlib.blake2b(prompt.encode(), digest_size=4).digest()
     reading = Reading("", ";".join(steps), best, str(best))
-    held_out = int.from_bytes(digest, "little") % HELD_OUT_ONE_IN == 0
-    return Problem("largest", prompt, reading, reading, numbers, held_out)
+    prompt, content = (f"max({','.join(map(str, ordered))})=" for ordered in (numbers, sorted(numbers)))
+    return Problem("largest", prompt, reading, reading, numbers, "", content)
 
 
 def draw_problem(
@@ -126,11 +137,11 @@ def draw_problem(
     terms: int,
     operators: Operators,
     largest: int = LARGEST,
-    held_out: bool | None = None,
+    kept_out: bool | None = None,
 ) -> Problem:
     """One problem of `kind` with `terms` numbers of 1 to `largest` (after `*` and `%`: digits).
 
-    A choice has at most CHOICE_TERMS: its options take half of the prompt already. held_out: whether it must be kept
+    A choice has at most CHOICE_TERMS: its options take half of the prompt already. kept_out: whether it must be held
     out of corpora, or must not be (None: either).
     """
     terms = min(terms, CHOICE_TERMS) if kind == "choice" else terms
@@ -138,9 +149,9 @@ def draw_problem(
         if kind == "largest":
             # Different numbers, so that every comparison has an answer.
             problem = of_numbers(tuple(int(n) for n in rng.choice(np.arange(1, largest + 1), terms, replace=False)))
-            if held_out in (None, problem.held_out):
+            if kept_out in (None, problem.held_out):
                 return problem
         else:
             expression = draw_expression(rng, terms, operators, largest, brackets=kind == "brackets")
-            if held_out in (None, expression.held_out):
+            if kept_out in (None, held_out(expression.chain)):
                 return of_expression(expression, kind, rng)

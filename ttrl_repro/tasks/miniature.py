@@ -14,7 +14,8 @@ from ttrl_repro.miniature.problems import Kind, Problem, draw_problem
 from ttrl_repro.seeds import generator
 from ttrl_repro.tasks.base import Question, Split, Task
 
-WITH_REMAINDERS = Operators(plus=0.3, minus=0.3, times=0.15, remainder=0.25)
+# The operators of cells with remainders: those of the corpus but for more remainders, which saves drawing in vain.
+WITH_REMAINDERS = Operators(plus=0.285, minus=0.285, times=0.19, remainder=0.24)
 MOST_TRIES = 5000  # draws a question, beyond which a cell must be too narrow for its count
 DEVELOPMENT_DRAWS = 1000  # draws from here on choose the laboratory's dials; those below are the study's
 
@@ -24,20 +25,34 @@ class Cell:
     """`count` questions of `terms` terms and one kind.
 
     exposed: whether the two readings must answer differently (None: either). rare: whether a remainder, the rare skill,
-    must occur (None: by frequency). largest: of the operands. name: stands in the questions' info.
+    must occur (None: by frequency). product: whether `*` or `%` must occur, as it does in every exposed question.
+    largest: of the operands. name: stands in the questions' info.
     """
 
     count: int
     terms: int
     exposed: bool | None = None
     rare: bool | None = None
+    product: bool = False
     largest: int = LARGEST
     kind: Kind = "plain"
     name: str = ""
 
     def wants(self, problem: Problem) -> bool:
         """Whether a problem of the cell's kind and length belongs to the cell."""
-        return self.exposed in (None, problem.exposed) and self.rare in (None, "%" in problem.prompt)
+        return (
+            self.exposed in (None, problem.exposed)
+            and self.rare in (None, "%" in problem.operators)
+            and (not self.product or bool({"*", "%"} & set(problem.operators)))
+        )
+
+
+def _exposed(count: int) -> tuple[Cell, ...]:
+    return Cell(count, 3, True), Cell(count, 4, True)
+
+
+def _unexposed(count: int) -> tuple[Cell, ...]:
+    return Cell(count, 3, False, product=True), Cell(count, 4, False, product=True)
 
 
 TASKS: dict[str, tuple[Cell, ...]] = {
@@ -58,10 +73,10 @@ TASKS: dict[str, tuple[Cell, ...]] = {
     # The same twenty contested questions' kind in two companies.
     "mix-34": (Cell(40, 3, True), Cell(20, 4, True)),
     "mix-45": (Cell(20, 4, True), Cell(40, 5, True)),
-    # The phase diagram: the share of exposed questions, at equal lengths.
-    "phase-10": (Cell(3, 3, True), Cell(3, 4, True), Cell(27, 3, False), Cell(27, 4, False)),
-    "phase-33": (Cell(10, 3, True), Cell(10, 4, True), Cell(20, 3, False), Cell(20, 4, False)),
-    "phase-90": (Cell(27, 3, True), Cell(27, 4, True), Cell(3, 3, False), Cell(3, 4, False)),
+    # The phase diagram: the share of exposed questions, at equal lengths; the others have products, too (`47*7+36`).
+    "phase-10": (*_exposed(3), *_unexposed(27)),
+    "phase-33": (*_exposed(10), *_unexposed(20)),
+    "phase-90": (*_exposed(27), *_unexposed(3)),
     # The transfer ladder, for a base trained on mini-30: from next to it to where its lesson is wrong.
     "transfer-lengths": (Cell(50, 5, True), Cell(50, 6, True)),
     "transfer-words": (Cell(50, 3, True, kind="words"), Cell(50, 4, True, kind="words")),
@@ -91,10 +106,10 @@ def draw_cells(name: str, cells: tuple[Cell, ...], draw: int, split: Split) -> T
                 if tried > MOST_TRIES * cell.count:
                     raise ValueError(f"{name}: there are hardly {cell.count} questions of {cell}; found {made}")
                 operators = WITH_REMAINDERS if cell.rare else Operators()
-                problem = draw_problem(rng, cell.kind, cell.terms, operators, cell.largest, held_out=True)
-                if not cell.wants(problem) or problem.prompt in seen:
+                problem = draw_problem(rng, cell.kind, cell.terms, operators, cell.largest, kept_out=True)
+                if not cell.wants(problem) or problem.content in seen:
                     continue
-                seen.add(problem.prompt)
+                seen.add(problem.content)
                 made += 1
                 info: dict[str, str | int | bool] = {
                     "terms": cell.terms,
