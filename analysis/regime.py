@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -56,13 +58,12 @@ def regime_table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["name", "model", "task", "n", "measure", "mean", "low", "high"])
 
 
-def markdown(table: pd.DataFrame) -> str:
+def markdown(table: pd.DataFrame, measures: Sequence[str] = (*MEASURES, *DIFFERENCES)) -> str:
     """A row per cell, a column per measure, intervals where there are replicates."""
-    measures = [*MEASURES, *DIFFERENCES]
     lines = ["| runs | base | task | n | " + " | ".join(measures) + " |", "|---" * (4 + len(measures)) + "|"]
     for (name, model, task), group in table.groupby(["name", "model", "task"], sort=False):
         cells: list[str] = []
-        for row in rows_of(group.set_index("measure").loc[measures]):
+        for row in rows_of(group.set_index("measure").loc[list(measures)]):
             sign = "+" if " - " in measures[len(cells)] else ""
             interval = "" if np.isnan(row["low"]) else f" [{row['low']:{sign}.3f}, {row['high']:{sign}.3f}]"
             cells.append(f"{row['mean']:{sign}.3f}{interval}")
