@@ -1,4 +1,4 @@
-"""What the study's runs will take: planned runs (experiments/budget.yaml) times the time of measured ones.
+"""What the study's runs will take: planned runs (analysis/budget.yaml) times the time of measured ones.
 
     python -m analysis.budget RECORDS [--plan FILE]
 
@@ -25,7 +25,7 @@ from ttrl_repro.errors import UserError
 from ttrl_repro.parts import Strict
 from ttrl_repro.records import Record
 
-PLAN = Path(__file__).resolve().parent.parent / "experiments" / "budget.yaml"
+PLAN = Path(__file__).resolve().parent / "budget.yaml"
 AT_A_TIME = 2  # runs with one thread each on two cores
 
 

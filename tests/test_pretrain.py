@@ -72,8 +72,8 @@ def test_a_base_is_a_function_of_recipe_and_seed_and_learns(tmp_path):
     assert first != third
     summary = json.loads((one / "recipe.json").read_text())["summary"]
     assert summary["tokens"] == pytest.approx(60_000, abs=50)
-    # Guessing among the tokens of the vocabulary costs ln 22 = 3.1.
-    assert summary["final_loss"] < 2
+    # Guessing among the 41 tokens of the vocabulary costs ln 41 = 3.7.
+    assert summary["final_loss"] < 2.5
     assert (one / "card.json").read_text() == (two / "card.json").read_text()
     assert "| mini-30 | greedy |" in (one / "README.md").read_text()
     model, _ = load_model(str(one))

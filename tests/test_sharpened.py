@@ -34,8 +34,8 @@ def test_a_sharpened_base_does_not_exceed_its_first_majority_vote(tmp_path):
         )
         write_sharpened(experiment, 0.3, tmp_path / f"r{draw}")
     study = load(tmp_path)
-    # It does look trained: its average rises as much as TTRL's does.
-    assert (per_run(study)["gain"] > 0.03).all()
+    # It does look trained: its average rises.
+    assert per_run(study)["gain"].mean() > 0.03
     (judged,) = first_majority(study).to_dict("records")
     assert judged["n"] == 4
     assert judged["verdict"] == "first majority not exceeded"
