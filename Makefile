@@ -22,7 +22,7 @@ help:
 	@echo "make figures   redraw every figure and table from the committed records"
 	@echo "make bench     every measurement of docs/performance.md (about 35 minutes)"
 	@echo "make unchanged 10 paired runs with and without the fast paths: are results the same? (40 minutes)"
-	@echo "make null-study simulated studies through the claims' pipeline: how often does it err? (5 minutes)"
+	@echo "make null-study does the claims' pipeline err? simulated studies, then sharpened bases (20 minutes)"
 	@echo "make vllm-env  an environment with vLLM for a CPU in .venv-vllm (2 minutes); make vllm-test: its tests"
 	@echo "make controls  majority, oracle, permuted-label and format rewards, 3 replicates each (10 minutes)"
 
@@ -70,6 +70,8 @@ unchanged: venv
 
 null-study: venv
 	$(BIN)/python -m analysis.null_study
+	$(BIN)/python -m ttrl_repro.sharpened experiments/confirm/confirm-majority.yaml --out runs/sharpened --replicates 10
+	$(BIN)/python -m analysis.sharpened_null runs/sharpened
 
 controls: venv
 	PATH="$(abspath $(BIN)):$$PATH" experiments/replicates.sh runs/controls \

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -9,15 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from analysis.load import Study, rows_of
+from analysis.load import Study
+from analysis.regime import regime_runs
 from ttrl_repro.errors import UserError
 from ttrl_repro.miniature.recipes import load_recipe
-from ttrl_repro.stats import avg_at_k, maj_at_k, replicates_interval
-from ttrl_repro.summary import codes_by_protocol
+from ttrl_repro.records import Record
+from ttrl_repro.stats import replicates_interval
 from ttrl_repro.tasks.miniature import TASKS
 
 MARGIN = 0.02  # a change this small is none
-LAST_STEPS = 5  # over which the last label accuracy is averaged
 OVER_VOTE = "gain over first maj"
 LABELS = "change of label accuracy"
 MEASURES = (OVER_VOTE, LABELS)
@@ -38,35 +41,14 @@ def misreaders(model: str) -> float:
 
 
 def phase_runs(study: Study) -> pd.DataFrame:
-    """One row per finished run: `pi` (misreaders), `exposed` (questions), `replicate` and MEASURES.
+    """`regime_runs`, with `pi` (misreaders), `exposed` (questions) and MEASURES.
 
-    OVER_VOTE: avg@k after training minus the base's maj@n, on the trained questions at the evaluation temperature.
-    LABELS: label accuracy, mean over the last LAST_STEPS steps, minus that of the first step.
+    OVER_VOTE: avg@k after training minus the base's maj at its best temperature, the bar of the study's claims.
+    LABELS: last minus first label accuracy. Raises UserError as `regime_runs` and `misreaders`.
     """
-    rows = []
-    for run in rows_of(study.runs[study.runs["state"] == "finished"]):
-        mine = study.answers[(study.answers["run"] == run["run"]) & (study.answers["task"] == run["trained_task"])]
-        codes = codes_by_protocol(rows_of(mine))
-        first = codes[run["trained_task"], "train", 0, run["temperature"]]
-        last = codes[run["trained_task"], "train", run["steps_done"], run["temperature"]]
-        metrics = study.metrics[(study.metrics["run"] == run["run"]) & (study.metrics["metric"] == "label_accuracy")]
-        accuracy = metrics.sort_values("step")["value"].to_numpy()
-        rows.append(
-            {
-                "pi": misreaders(run["model"]),
-                "exposed": exposed_share(run["trained_task"]),
-                "replicate": f"b{run['seed_base']}-d{run['seed_draw']}-r{run['seed_rl']}",
-                "first maj": maj_at_k(first),
-                "trained avg": avg_at_k(last[:, : run["k"]]),
-                "first label accuracy": accuracy[0],
-                "last label accuracy": accuracy[-LAST_STEPS:].mean(),
-                OVER_VOTE: avg_at_k(last[:, : run["k"]]) - maj_at_k(first),
-                LABELS: accuracy[-LAST_STEPS:].mean() - accuracy[0],
-            }
-        )
-    if not rows:
-        raise UserError("no finished run")
-    return pd.DataFrame(rows)
+    runs = regime_runs(study)
+    runs = runs.rename(columns={"trained avg - first maj": OVER_VOTE, "last - first label accuracy": LABELS})
+    return runs.assign(pi=runs["model"].map(misreaders), exposed=runs["task"].map(exposed_share))
 
 
 def outcome(over_vote: np.ndarray, labels: np.ndarray) -> str:
@@ -90,6 +72,26 @@ def phase_table(runs: pd.DataFrame) -> pd.DataFrame:
             row |= {measure: found.value, f"{measure}, low": found.low, f"{measure}, high": found.high}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def title_of(cells: Mapping[Path, Study], table: pd.DataFrame) -> str:
+    """Steps, questions, parameters and replicates of the finished runs, as their records, in these folders, say."""
+    manifests = [
+        Record.reopen(cell / run).manifest
+        for cell, study in cells.items()
+        for run in study.runs.loc[study.runs["state"] == "finished", "run"]
+    ]
+    steps = _listed(str(manifest["steps_done"]) for manifest in manifests)
+    questions = _listed(str(manifest["task"]["questions"]) for manifest in manifests)
+    parameters = _listed(f"{manifest['model']['parameters'] / 1e6:.1f}" for manifest in manifests)
+    return (
+        f"TTRL for {steps} steps on {questions} questions, {parameters} M parameters; "
+        f"means over {_listed(map(str, table['n']))} replicates"
+    )
+
+
+def _listed(numbers: Iterable[str]) -> str:
+    return "/".join(sorted(set(numbers), key=float))
 
 
 def draw(table: pd.DataFrame, title: str) -> Figure:

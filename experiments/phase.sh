@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The phase diagram: share of misreaders x share of exposed questions, three replicates a cell, each with a base, a
-# question draw and an RL seed of its own. Pretrains the twelve bases first (three minutes each), where they are missing.
+# question draw and an RL seed of its own: replicate r has base seed, draw and RL seed r. Pretrains the twelve bases
+# first (three minutes each), where they are missing; the first that fails ends it. Safe to stop and start again.
 #
 #   [JOBS=2] experiments/phase.sh FOLDER
 set -euo pipefail
@@ -8,7 +9,11 @@ folder=${1:?usage: experiments/phase.sh FOLDER}
 here=$(dirname "$0")
 
 base() {
-    ttrl pretrain "mini-xs-pi$1" --seed "$2" >/dev/null 2>"$3" || grep -q "is not empty" "$3" || { cat "$3" >&2; return 1; }
+    local log=$3
+    ttrl pretrain "mini-xs-pi$1" --seed "$2" >/dev/null 2>"$log" && return
+    grep -q "is not empty" "$log" && return # made before
+    { echo "pretraining mini-xs-pi$1, seed $2, failed:" && tail -3 "$log"; } >&2
+    return 255 # on which xargs starts no other
 }
 export -f base
 

@@ -14,7 +14,7 @@ import pandas as pd
 import typer
 
 from analysis import load
-from analysis.phase import draw, phase_runs, phase_table
+from analysis.phase import draw, phase_runs, phase_table, title_of
 from analysis.style import save
 from ttrl_repro.errors import UserError
 
@@ -30,16 +30,10 @@ def main(
     cells = sorted(path for path in records.iterdir() if path.is_dir()) if records.is_dir() else []
     if not cells:
         raise UserError(f"{records}: no cells here")
-    studies = [load(cell) for cell in cells]
-    runs = pd.concat([phase_runs(study) for study in studies], ignore_index=True)
+    studies = {cell: load(cell) for cell in cells}
+    runs = pd.concat([phase_runs(study) for study in studies.values()], ignore_index=True)
     table = phase_table(runs)
-    steps = sorted({steps for study in studies for steps in study.runs["steps_done"]})
-    counts = sorted(set(table["n"]))
-    title = (
-        f"TTRL for {'/'.join(map(str, steps))} steps on 60 questions, 0.2 M parameters; "
-        f"means over {'/'.join(map(str, counts))} replicates"
-    )
-    for path in save(draw(table, title), table, out, NAME):
+    for path in save(draw(table, title_of(studies, table)), table, out, NAME):
         print(f"figure: {path}")
     runs.to_csv(out / f"{NAME}_runs.csv", index=False, float_format="%.6g", lineterminator="\n")
 

@@ -132,11 +132,9 @@ def test_the_printed_table_fits_its_width(capsys):
 
 def test_a_base_within_the_tolerance():
     # Other weights: OTHER_WEIGHTS and half the reference's interval, which is 0.1 here.
-    sentence = check(rows(OTHER_WEIGHTS + 0.099, weights="v"), rows())
-    assert (
-        sentence == "all 12 statistics of 1 bases are within the tolerance of the reference (0 with its very weights)"
-    )
-    assert "(1 with its very weights)" in check(rows(SAME_WEIGHTS), rows())
+    sentence = check(rows(OTHER_WEIGHTS + 0.099, weights="v"), rows(), [])
+    assert sentence == "all 12 statistics of 1 base are within the tolerance of the reference (0 with its very weights)"
+    assert "(1 with its very weights)" in check(rows(SAME_WEIGHTS), rows(), [])
 
 
 @pytest.mark.parametrize(
@@ -149,15 +147,30 @@ def test_a_base_outside_the_tolerance_is_named(shift, weights, allowed):
     assert (outside.here, outside.allowed) == (differs[3], pytest.approx(allowed))
     said: list[str] = []
     with pytest.raises(UserError, match=r"^1 of 12 statistics are outside the tolerance of the reference$"):
-        check(differs, rows(), said.append)
+        check(differs, rows(), [], said.append)
     assert said == [f"tiny seed 0, t, maj@4 at T=0.6: {0.375 + shift:.3f}, reference 0.375, allowed ±{allowed:.3f}"]
 
 
 def test_a_reference_of_something_else_is_refused():
     with pytest.raises(UserError, match="the reference has no tiny seed 1, t, greedy;"):
-        check(rows(seed=1), rows())
+        check(rows(seed=1), rows(), [])
     with pytest.raises(UserError, match=r"other tasks or another protocol \(m, here other\)"):
-        check(rows(measured="other"), rows())
+        check(rows(measured="other"), rows(), [])
+
+
+def test_what_is_missing_is_named(tmp_path):
+    both = [*rows(), *rows(seed=1)]
+    with pytest.raises(UserError, match=r"^missing here: tiny seed 1$"):
+        check(rows(), both, [])
+    with pytest.raises(UserError, match=r"^missing here: tiny seed 0, tiny seed 1$"):
+        check([], both, [])
+    # A base that the reference does not know, either.
+    with pytest.raises(UserError, match=r"^missing here: tiny seed 2$"):
+        check(both, both, [Base(TINY, 2, tmp_path)])
+    said: list[str] = []
+    with pytest.raises(UserError, match=r"^1 statistics of the reference are not measured here$"):
+        check(rows()[1:], rows(), [], said.append)
+    assert said == ["tiny seed 0, t, greedy: in the reference, and not measured here"]
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +261,10 @@ def test_the_command(two, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert ttrl("--check", "--reference", str(reference)) == 0
     assert "2 bases are within the tolerance of the reference (2 with its very weights)" in capsys.readouterr().out
+    shutil.move(two[1].folder, two[1].folder.with_name("away"))
+    assert ttrl("--check", "--reference", str(reference)) == 2
+    assert "ttrl: missing here: tiny seed 1" in capsys.readouterr().err
+    shutil.move(two[1].folder.with_name("away"), two[1].folder)
     first = read_csv(reference)
     # Of a base as good as never wrong; the one here is nearly always.
     moved = [

@@ -68,7 +68,7 @@ def test_light_modules_import_no_torch(site, tmp_path):
     code = """
 import sys
 import ttrl_repro.votes, ttrl_repro.answers, ttrl_repro.stats, ttrl_repro.records, ttrl_repro.config, ttrl_repro.cli
-import analysis.curves, analysis.claims, ttrl_repro.laboratory
+import analysis.curves, analysis.claims, analysis.sharpened_null, analysis.budget, ttrl_repro.laboratory
 heavy = {"torch", "transformers", "trl", "wandb"} & sys.modules.keys()
 assert not heavy, heavy
 """

@@ -178,7 +178,9 @@ def bases(
     pretrain: Annotated[bool, typer.Option("--pretrain", help="make those that are missing (minutes each)")] = False,
     again: Annotated[bool, typer.Option("--again", help="evaluate anew, also bases whose card is up to date")] = False,
     out: Annotated[Path | None, typer.Option(help="folder for bases.csv and bases.md")] = None,
-    check: Annotated[bool, typer.Option("--check", help="compare with the reference; exit code 2 if outside")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="compare with the reference; exit code 2 if outside or missing")
+    ] = False,
     reference: Annotated[Path | None, typer.Option(help="another reference, as --out writes bases.csv")] = None,
     write_reference: Annotated[
         bool, typer.Option("--write-reference", help="make this machine's bases the reference")
@@ -204,7 +206,7 @@ def bases(
         library.write_reference(rows, every, path)
         print(f"reference: {path}")
     if check:
-        print(library.check(rows, known))
+        print(library.check(rows, known, every))
 
 
 @app.command()

@@ -8,7 +8,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ from ttrl_repro import checkpoints, laboratory
 from ttrl_repro.adapters import ADAPTER, has_adapters, with_adapters
 from ttrl_repro.algorithms import ALGORITHMS
 from ttrl_repro.answers import canonical
-from ttrl_repro.config import Experiment
+from ttrl_repro.config import Evaluate, Experiment
 from ttrl_repro.errors import Interrupted, UserError
 from ttrl_repro.evaluate import GREEDY, Protocol, evaluate, refuse_too_long
 from ttrl_repro.miniature.recipes import recipe_names
@@ -127,6 +127,43 @@ def prepare(experiment: Experiment) -> Setup:
     return Setup(experiment, model, tokenizer, engine, task, evaluated, prompts)
 
 
+def protocols_of(settings: Evaluate, step: int, last: bool) -> list[Protocol]:
+    """How every set is evaluated after `step` steps: the base at all its temperatures, later steps at one.
+
+    last: no step is left, so that as many samples are drawn as of the base.
+    """
+    temperatures = settings.base_temperatures if step == 0 else (settings.temperature,)
+    samples = settings.votes if step == 0 or last else settings.k
+    return [GREEDY, *(Protocol(t, settings.top_p, samples) for t in temperatures)]
+
+
+def evaluation_rows(
+    setup: Setup,
+    protocols: Sequence[Protocol],
+    step: int,
+    report: Callable[[int], None] = lambda _: None,
+    before_each: Callable[[], None] = lambda: None,
+) -> list[Row]:
+    """Rows of `records.EVAL`: every set by every protocol, before each of which `before_each()` is called."""
+    experiment, rows = setup.experiment, list[Row]()
+    for task in setup.evaluated:
+        for protocol in protocols:
+            before_each()
+            rows += evaluate(
+                setup.engine,
+                setup.tokenizer,
+                task,
+                setup.prompts_of(task),
+                protocol,
+                experiment.rollout.max_new_tokens,
+                experiment.seeds.rl,
+                step,
+                experiment.answers,
+                report,
+            )
+    return rows
+
+
 def trainer_of(experiment: Experiment) -> Any:
     """The class that trains with the experiment's algorithm. Raises UserError if another package's is not there."""
     try:
@@ -159,6 +196,8 @@ def resume(folder: Path) -> Record:
     record = Record.reopen(folder)
     if record.manifest["state"] == "finished":
         raise UserError(f"{folder}: this run is finished; there is nothing to resume")
+    if "trainer" in record.manifest.get("parts", {}):
+        raise UserError(f"{folder}: `ttrl run` did not write this record, so it cannot go on with it")
     experiment = record.experiment()
     with _locked(folder):
         checkpoint = checkpoints.newest(folder / "checkpoints")
@@ -434,37 +473,19 @@ class _Session:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         cost["peak_memory_bytes"] = max(cost.get("peak_memory_bytes", 0), peak)
 
-    def _protocols(self, step: int) -> list[Protocol]:
-        settings = self.setup.experiment.evaluate
-        if step == 0:
-            temperatures, samples = settings.base_temperatures, settings.votes
-        else:
-            temperatures, samples = (settings.temperature,), settings.votes if self.done else settings.k
-        return [GREEDY, *(Protocol(t, settings.top_p, samples) for t in temperatures)]
-
     def evaluate(self, step: int) -> None:
         """Evaluate every task as the protocol of this step asks, and write the rows."""
-        setup, rows = self.setup, list[Row]()
-        settings, protocols = setup.experiment.evaluate, self._protocols(step)
+        setup, settings = self.setup, self.setup.experiment.evaluate
+        protocols = protocols_of(settings, step, last=self.done)
         name = "evaluating the base" if step == 0 else f"evaluating step {step}"
         samples = sum(len(task.questions) for task in setup.evaluated) * sum(p.samples for p in protocols)
         self.progress.start(name, samples, unit="sample")
-        for task in setup.evaluated:
-            for protocol in protocols:
-                if step == 0 and self.stop.received is not None:
-                    raise KeyboardInterrupt  # nothing is lost: a run without a checkpoint starts over
-                rows += evaluate(
-                    setup.engine,
-                    setup.tokenizer,
-                    task,
-                    setup.prompts_of(task),
-                    protocol,
-                    setup.experiment.rollout.max_new_tokens,
-                    setup.experiment.seeds.rl,
-                    step,
-                    setup.experiment.answers,
-                    lambda finished: self.progress.advance(amount=finished),
-                )
+
+        def stop_if_asked() -> None:
+            if step == 0 and self.stop.received is not None:
+                raise KeyboardInterrupt  # nothing is lost: a run without a checkpoint starts over
+
+        rows = evaluation_rows(setup, protocols, step, lambda n: self.progress.advance(amount=n), stop_if_asked)
         self.progress.finish()
         self.record.write_eval(step, rows)
         abstained = sum(row["key"] is None for row in rows) / len(rows)

@@ -1,10 +1,12 @@
 """A null arm: the base, sharpened, in the place of a trained model.
 
 A lower temperature raises avg@k and the majority ratio and teaches nothing: it is what TTRL would come to if it did
-nothing but sharpen. The record looks like a run's, so that the study's own pipeline must say of it "first majority not
-exceeded".
+nothing but sharpen. The records look like a run's, but for `parts.trainer` in their manifest, so that the study's own
+pipeline must say of them that nothing was gained: `python -m analysis.sharpened_null` asks it.
 
     python -m ttrl_repro.sharpened EXPERIMENT.yaml --replicates 10 --out FOLDER [--temperature 0.3] [key=value ...]
+
+Safe to stop and start again: finished replicates are kept.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ from transformers import PreTrainedModel
 
 from ttrl_repro.config import Experiment, load_experiment
 from ttrl_repro.errors import UserError
-from ttrl_repro.evaluate import GREEDY, Protocol, evaluate
-from ttrl_repro.records import Record, Row
+from ttrl_repro.models import locate
+from ttrl_repro.records import Record
 from ttrl_repro.rollouts import make_engine
-from ttrl_repro.run import Setup, facts_of, prepare
+from ttrl_repro.run import Setup, evaluation_rows, facts_of, prepare, protocols_of
 from ttrl_repro.startup import prepare_process
+
+TRAINER = "sharpened"  # `parts.trainer` of the manifest
 
 
 def sharpen(model: PreTrainedModel, temperature: float) -> None:
@@ -41,38 +45,40 @@ def sharpen(model: PreTrainedModel, temperature: float) -> None:
 def write_sharpened(experiment: Experiment, temperature: float, folder: Path) -> Record:
     """The record of a run whose training is replaced by `sharpen`; without votes and metrics, since no step is taken.
 
-    Raises UserError as `run.prepare` and `Record.create`.
+    A finished record of the same is kept, an unfinished one is written anew. Raises UserError as `run.prepare` and
+    `Record.create`, and if `folder` has a record of anything else.
     """
     setup = prepare(experiment)
-    record = Record.create(folder, experiment, facts_of(setup))
-    settings = experiment.evaluate
-    first = [GREEDY, *(Protocol(t, settings.top_p, settings.votes) for t in settings.base_temperatures)]
-    record.write_eval(0, _rows(setup, first, 0))
+    record = _opened(setup, temperature, folder)
+    if record.manifest["state"] == "finished":
+        return record
+    settings, steps = experiment.evaluate, experiment.train.steps
+    record.write_eval(0, evaluation_rows(setup, protocols_of(settings, 0, last=False), 0))
     sharpen(setup.model, temperature)
     setup.engine = make_engine(experiment.rollout.engine, setup.model, setup.tokenizer, experiment.rollout.vllm)
-    last = [GREEDY, Protocol(settings.temperature, settings.top_p, settings.votes)]
-    record.write_eval(experiment.train.steps, _rows(setup, last, experiment.train.steps))
-    record.manifest["steps_done"] = experiment.train.steps
+    record.write_eval(steps, evaluation_rows(setup, protocols_of(settings, steps, last=True), steps))
+    record.manifest["steps_done"] = steps
     record.close("finished")
     return record
 
 
-def _rows(setup: Setup, protocols: list[Protocol], step: int) -> list[Row]:
-    experiment, rows = setup.experiment, list[Row]()
-    for task in setup.evaluated:
-        for protocol in protocols:
-            rows += evaluate(
-                setup.engine,
-                setup.tokenizer,
-                task,
-                setup.prompts_of(task),
-                protocol,
-                experiment.rollout.max_new_tokens,
-                experiment.seeds.rl,
-                step,
-                experiment.answers,
+def _opened(setup: Setup, temperature: float, folder: Path) -> Record:
+    """The record in `folder`, new, finished, or begun and now empty again."""
+    experiment, facts = setup.experiment, facts_of(setup)
+    facts |= {"parts": {**facts["parts"], "trainer": TRAINER}, "sharpened_to": temperature}
+    if not (folder / "manifest.json").is_file():
+        return Record.create(folder, experiment, facts)
+    record = Record.reopen(folder)
+    mine = {"config_hash": experiment.cell_hash(), "seeds": experiment.seeds.model_dump(), **facts}
+    for name in ("parts", "config_hash", "seeds", "sharpened_to", "model", "task", "laboratory"):
+        if record.manifest.get(name) != mine[name]:
+            raise UserError(
+                f"{folder}: holds another record, with {name} {record.manifest.get(name)}, here {mine[name]}; "
+                f"remove it, or give another --out"
             )
-    return rows
+    if record.manifest["state"] != "finished":
+        record.rewind(-1)
+    return record
 
 
 def main(
@@ -80,20 +86,20 @@ def main(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, as in train.steps=10")] = None,
     out: Annotated[Path, typer.Option(help="folder of the records, one for each replicate")] = Path("runs/sharpened"),
     replicates: Annotated[int, typer.Option(min=1, help="draws 0, 1, ..., RL seed alike")] = 10,
+    base_seeds: Annotated[int, typer.Option(min=1, help="replicate r is of base seed r modulo this")] = 1,
     temperature: Annotated[float, typer.Option(min=0.01, help="what the logits are divided by")] = 0.3,
 ) -> None:
-    """Write the records, then judge them as a trained arm would be."""
-    from analysis import load
-    from analysis.claims import first_majority
-
+    """Write the records of all replicates."""
+    configs = []
     for replicate in range(replicates):
-        seeds = [f"seeds.draw={replicate}", f"seeds.rl={replicate}"]
-        config = load_experiment(experiment, [*(overrides or []), "name=sharpened", *seeds])
-        write_sharpened(config, temperature, out / f"r{replicate}")
-    judged = first_majority(load(out))
-    print(judged.drop(columns="cell").to_string(index=False, float_format="{:+.3f}".format))
-    if (judged["verdict"] == "first majority exceeded").any():
-        raise UserError("a sharpened base came out as a gain: the pipeline, or the bar that it compares with, is wrong")
+        seeds = [f"seeds.base={replicate % base_seeds}", f"seeds.draw={replicate}", f"seeds.rl={replicate}"]
+        configs.append(load_experiment(experiment, [*(overrides or []), f"name={TRAINER}", *seeds]))
+    for config in configs[:base_seeds]:
+        locate(config.model, config.seeds.base)  # a missing base is told before the first replicate
+    for config in configs:
+        folder = out / f"r{config.seeds.draw}"
+        write_sharpened(config, temperature, folder)
+        print(f"record: {folder}", flush=True)
 
 
 if __name__ == "__main__":

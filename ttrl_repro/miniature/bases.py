@@ -319,21 +319,33 @@ def compare(rows: Sequence[Row], reference: Sequence[Row]) -> list[Difference]:
     return out
 
 
-def check(rows: Sequence[Row], reference: Sequence[Row], say: Callable[[str], None] = print) -> str:
-    """A sentence if every statistic is within the tolerance of the reference.
+def check(
+    rows: Sequence[Row], reference: Sequence[Row], bases: Sequence[Base], say: Callable[[str], None] = print
+) -> str:
+    """A sentence if `bases`, and all that the reference has, are there and within its tolerance.
 
-    Raises UserError as `compare`, and if a statistic is outside; `say` names each of these first.
+    Raises UserError as `compare`, if a base or a statistic is missing, and if one is outside; `say` names each of these
+    statistics first.
     """
     found = compare(rows, reference)
+    here, measured = dict.fromkeys(row.key[:2] for row in rows), {row.key for row in rows}
+    absent = [base.name for base in bases if not base.present]
+    absent += [f"{row.base} seed {row.seed}" for row in reference if row.key[:2] not in here]
+    lacking = [row for row in reference if row.key[:2] in here and row.key not in measured]
+    for row in lacking:
+        say(f"{row.name}: in the reference, and not measured here")
     outside = [one for one in found if one.outside]
     for one in outside:
-        here, there = one.here.statistic.estimate.value, one.reference.statistic.estimate.value
-        say(f"{one.here.name}: {here:.3f}, reference {there:.3f}, allowed ±{one.allowed:.3f}")
+        value, there = one.here.statistic.estimate.value, one.reference.statistic.estimate.value
+        say(f"{one.here.name}: {value:.3f}, reference {there:.3f}, allowed ±{one.allowed:.3f}")
+    complaints = [f"missing here: {', '.join(dict.fromkeys(absent))}"] if absent else []
+    complaints += [f"{len(lacking)} statistics of the reference are not measured here"] if lacking else []
     if outside:
-        raise UserError(f"{len(outside)} of {len(found)} statistics are outside the tolerance of the reference")
-    bases = dict.fromkeys((row.base, row.seed) for row in rows)
+        complaints.append(f"{len(outside)} of {len(found)} statistics are outside the tolerance of the reference")
+    if complaints:
+        raise UserError("; ".join(complaints))
     same = {one.here.key[:2] for one in found if one.here.weights == one.reference.weights}
     return (
-        f"all {len(found)} statistics of {len(bases)} bases are within the tolerance of the reference "
-        f"({len(same)} with its very weights)"
+        f"all {len(found)} statistics of {len(here)} base{'s' * (len(here) != 1)} are within the tolerance of the "
+        f"reference ({len(same)} with its very weights)"
     )

@@ -40,6 +40,7 @@ from ttrl_repro.stats import (
 )
 from ttrl_repro.summary import codes_by_protocol
 from ttrl_repro.tasks import Task, load_task, task_names
+from ttrl_repro.tasks.miniature import DEVELOPMENT_DRAWS
 
 VERSION = 1  # of the statistics: raise it when their definition or the grading changes
 MADE_OF = ("config.json", "tokenizer.json")  # what a base is, besides its .safetensors
@@ -50,7 +51,7 @@ GREEDY_ACCURACY, MAJORITY_RATIO, ABSTENTIONS = "greedy", "majority_ratio", "abst
 class CardProtocol:
     """How a base is measured.
 
-    tasks: their names. questions: of each task as many draws (0, 1, ...) are pooled as hold at least this many.
+    tasks: their names. questions: of each task as many development draws are pooled as hold at least this many.
     k: samples of avg@k; where a protocol draws more, all of them make maj@n, pass@n and the majority ratio.
     """
 
@@ -69,7 +70,7 @@ class CardProtocol:
 
 @dataclass(frozen=True)
 class Statistic:
-    """One number of a base on `questions` questions: draws 0 to `draws` - 1 of a task's train set.
+    """One number of a base on `questions` questions: the first `draws` development draws of a task's train set.
 
     measure: `greedy`, `avg@K`, `maj@N`, `pass@N`, `majority_ratio`, `abstentions`. temperature: 0 for greedy.
     """
@@ -111,10 +112,13 @@ def answers_of(_: Task) -> Answers:
 
 @cache  # drawing takes a second, and every base is asked the same
 def pooled(name: str, questions: int) -> tuple[Task, int]:
-    """Draws 0, 1, ... of a task's train set as one, until it holds `questions` questions; and how many draws."""
-    tasks = [load_task(name)]
+    """Draws DEVELOPMENT_DRAWS, ... of a task's train set as one, until it holds `questions` questions; how many draws.
+
+    The study's own draws stay unseen: looking at a base does not spend their questions.
+    """
+    tasks = [load_task(name, DEVELOPMENT_DRAWS)]
     while sum(len(task.questions) for task in tasks) < questions:
-        tasks.append(load_task(name, len(tasks)))
+        tasks.append(load_task(name, DEVELOPMENT_DRAWS + len(tasks)))
     return Task(name, "train", tuple(question for task in tasks for question in task.questions)), len(tasks)
 
 
@@ -203,9 +207,9 @@ def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         except Timeout:
             say(f"waiting for another process that works on {folder}")
             lock.acquire()
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+    except OSError as error:  # a read-only file system's is no PermissionError
         raise UserError(
-            f"{locks}: cannot be written ({error.strerror}); set TTRL_BASES to a folder of yours"
+            f"{locks}: cannot be written ({error.strerror or error}); set TTRL_BASES to a folder of yours"
         ) from error
     try:
         yield
@@ -275,7 +279,8 @@ Greedy answers are right for {answers}.
 
 {level:.0%} intervals over questions: other questions of the same kind, these weights (Wilson for greedy, else a
 bootstrap). Bold: the best temperature for avg@{k}, chosen on these very answers. Abstentions: answers that cannot be
-read. T {sampling}; at most {max_new_tokens} new tokens.
+read. T {sampling}; at most {max_new_tokens} new tokens. These draws chose the laboratory's dials; those below
+{development} are the study's, and stay unseen here.
 
 | task | questions | the first |
 |---|---|---|
@@ -305,6 +310,7 @@ def readme(facts: dict[str, Any], card: Card, protocol: CardProtocol) -> str:
         statistics="\n".join(statistics_table(card.statistics, protocol)),
         level=LEVEL,
         k=protocol.k,
+        development=DEVELOPMENT_DRAWS,
         sampling=", ".join(
             f"{each.temperature:g}: {each.samples} samples, top-p {each.top_p:g}"
             for each in protocol.protocols
@@ -318,8 +324,9 @@ def readme(facts: dict[str, Any], card: Card, protocol: CardProtocol) -> str:
 
 def _task_row(one: Statistic) -> str:
     """Which questions of a task were asked."""
-    draws = f"draws 0 to {one.draws - 1}" if one.draws > 1 else "draw 0"
-    return f"| {one.task} | {one.questions}: {draws} | `{load_task(one.task).questions[0].problem}` |"
+    first, last = DEVELOPMENT_DRAWS, DEVELOPMENT_DRAWS + one.draws - 1
+    draws = f"draws {first} to {last}" if one.draws > 1 else f"draw {first}"
+    return f"| {one.task} | {one.questions}: {draws} | `{load_task(one.task, first).questions[0].problem}` |"
 
 
 def dials(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
