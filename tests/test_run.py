@@ -18,6 +18,7 @@ import yaml
 from safetensors.torch import load_file
 
 from ttrl_repro import laboratory
+from ttrl_repro import run as runner
 from ttrl_repro.adapters import with_adapters
 from ttrl_repro.config import Experiment, Lora
 from ttrl_repro.errors import Interrupted, UserError
@@ -185,9 +186,20 @@ def test_the_record_of_a_run(finished):
     experiment = yaml.safe_load((finished / "config.yaml").read_text())
     assert experiment["rollout"]["top_p"] == 1.0  # defaults are written out
     frozen = laboratory.read()
-    assert manifest["laboratory"] == frozen.content_hash()
+    assert (manifest["laboratory"], manifest["laboratory_reason"]) == (frozen.content_hash(), None)
     assert manifest["model"]["weights"] == frozen.weights["mini-xs-seed0"]
     assert manifest["model"]["recipe"] == frozen.recipes["mini-xs"]
+
+
+@pytest.mark.parametrize("reason", ["its base is another", None])
+def test_a_run_that_is_not_frozen_says_so(tmp_path, monkeypatch, capsys, reason):
+    monkeypatch.setattr(laboratory, "in_force", lambda *_: (None, reason))
+    monkeypatch.setattr(runner, "_run", lambda *_: None)
+    manifest = start(Experiment.model_validate(config()), tmp_path / "run").manifest
+    assert (manifest["laboratory"], manifest["laboratory_reason"]) == (None, reason)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "laboratory" in line]
+    note = f"note: not of the frozen laboratory: {reason}; claims will refuse this run"
+    assert lines == ([note] if reason else [])
 
 
 def test_a_record_from_before_the_freeze_is_resumed(finished, tmp_path):
