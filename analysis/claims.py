@@ -1,9 +1,10 @@
 """Confirmatory claims: written down before their runs (claims.yaml), tested over replicates, judged by fixed rules.
 
-A claim is about the mean over replicates of left - right, two measures of runs of the same replicate (base seed,
-question draw, RL seed). The first `replicates` pairs in order of their draws count, however many there are, so that
-nobody can stop at a lucky number. Replicates must be independent: two of one draw share their questions, and are
-refused.
+A claim is about the mean over replicates of left - right, two measures of runs of the same replicate. Which runs these
+are is fixed beforehand. An arm is a cell, by its hash in the file: a run of that name with another reward, rate or task
+is refused. Replicate r, from 0 to `replicates` - 1, has the seeds `seeds_of(r)`; each has a draw of its own, as two of
+one draw share their questions and are not independent. No other run counts, and a gap is not filled: nobody can stop at
+a lucky number, leave out an unlucky run, or bring in the draws that the laboratory's dials were chosen on.
 
 **Tests.** `greater`: the two-sided sign-flip test of "no difference". `equivalent`: two one-sided t tests of "at least
 smallest_effect apart" (TOST). Each p-value is valid for its own null, so one Holm procedure over all claims of the file
@@ -27,15 +28,20 @@ Verdicts of `equivalent`:
 - contradicted: the 90 % interval lies wholly outside the margin (errs per claim in 5 % at the margin itself);
 - insufficient: everything else, also an interval inside the margin at .05 but not at the claim's Holm level.
 
-The sign-flip test takes differences as symmetric about 0 under its null, the t intervals as roughly normal.
+**What this rests on.** The sign-flip test takes differences as symmetric about 0 under its null, the t intervals as
+roughly normal; how much skewed differences, as of a run that collapses now and then, cost is not known here. And
+`base_best_avg` and `base_best_maj` are the highest of several measurements, chosen on the same samples, so they lie
+above what the base would show on new ones (the winner's curse). That favours the base: a claim against them is
+conservative where it ends supported, and anti-conservative where it ends contradicted, by the interval above all, since
+a small true effect looks smaller still. `analysis/null_study.py` says what simulation can and cannot show of this.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -43,17 +49,21 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from analysis.load import Study, load, rows_of
+from ttrl_repro import laboratory
 from ttrl_repro.errors import UserError
 from ttrl_repro.parts import Strict
 from ttrl_repro.replicate_tests import ALPHA, equivalence_p, holm, sign_flip_p
 from ttrl_repro.stats import avg_at_k, maj_at_k, pass_at_k, replicates_interval
 from ttrl_repro.summary import Codes, codes_by_protocol
+from ttrl_repro.tasks.miniature import DEVELOPMENT_DRAWS
 
 PATH = Path(__file__).with_name("claims.yaml")
 MOST = 8  # claims
 LAST_STEPS = 5  # behind `last_label_accuracy`
+# Over which replicates rotate: as many as the study pretrains of a size. One base would leave a claim about that base
+# alone; a base of its own for each replicate would cost more to pretrain than the runs do.
+BASE_SEEDS = 3
 SMALL = "smaller than the smallest effect of interest"
-REPLICATE = ["seed_draw", "seed_rl", "seed_base"]  # in the order in which replicates count
 COLUMNS = ["key", "kind", "n", "mean", "low", "high", "p", "p_holm", "verdict", "note", "reason"]
 
 
@@ -71,8 +81,8 @@ class Evaluations:
         return avg_at_k(self.base[self.temperature][:, : self.k])
 
     def base_best_avg(self) -> float:
-        """avg@k of the base at the temperature where it is highest, chosen on the same samples."""
-        return max(avg_at_k(codes_QN[:, : self.k]) for codes_QN in self._warm())
+        """The highest of greedy and avg@k over the base's temperatures, chosen on the same samples."""
+        return max([self.base_greedy(), *(avg_at_k(codes_QN[:, : self.k]) for codes_QN in self._warm())])
 
     def base_maj(self) -> float:
         """maj of all the base's samples at the evaluation temperature."""
@@ -156,6 +166,7 @@ class Claim(Strict):
     """A claim that `left` is greater than `right`, or equivalent to it; the module's docstring has the verdicts.
 
     smallest_effect: the smallest difference that would be interesting, and the margin of `equivalent`, as a share.
+    replicates: fewer than the draws that the laboratory's dials were chosen on begin with.
     """
 
     key: str = Field(pattern=r"^[a-z0-9-]+$")
@@ -164,7 +175,7 @@ class Claim(Strict):
     right: Quantity
     kind: Literal["greater", "equivalent"]
     smallest_effect: float = Field(gt=0, lt=1)
-    replicates: int = Field(ge=10)
+    replicates: int = Field(ge=10, lt=DEVELOPMENT_DRAWS)
     refuted_if: str = Text
 
     @model_validator(mode="after")
@@ -175,8 +186,12 @@ class Claim(Strict):
 
 
 class Claims(Strict):
-    """The content of a claims file: 1 to MOST claims with different keys."""
+    """The content of a claims file: what its arms are, and 1 to MOST claims about them with different keys.
 
+    arms: of each arm the cell (`Experiment.cell_hash`) that its runs are of.
+    """
+
+    arms: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]]
     claims: tuple[Claim, ...] = Field(min_length=1, max_length=MOST)
 
     @model_validator(mode="after")
@@ -187,9 +202,26 @@ class Claims(Strict):
             raise ValueError(f"key {twice[0]!r} is used twice")
         return self
 
+    @model_validator(mode="after")
+    def _arms_are_the_claims(self) -> Claims:
+        needed = set(arms_of(self.claims))
+        for arm in sorted(needed ^ self.arms.keys()):
+            raise ValueError(f"arm {arm!r} {'has no cell in arms' if arm in needed else 'is in no claim'}")
+        return self
 
-def read_claims(path: Path = PATH) -> tuple[Claim, ...]:
-    """The claims of a file. Raises UserError naming file, claim, field and complaint."""
+
+def arms_of(claims: Iterable[Claim]) -> list[str]:
+    """The arms that claims compare, each once, in their order."""
+    return list(dict.fromkeys(side.arm for claim in claims for side in (claim.left, claim.right)))
+
+
+def seeds_of(replicate: int) -> tuple[int, int, int]:
+    """Base seed, question draw and RL seed of a replicate."""
+    return replicate % BASE_SEEDS, replicate, replicate
+
+
+def read_file(path: Path = PATH) -> Claims:
+    """The content of a claims file. Raises UserError naming file, claim, field and complaint."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -197,11 +229,16 @@ def read_claims(path: Path = PATH) -> tuple[Claim, ...]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     try:
-        return Claims.model_validate(content).claims
+        return Claims.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "(top level)"
         raise UserError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def read_claims(path: Path = PATH) -> tuple[Claim, ...]:
+    """The claims of a file. Raises UserError as `read_file`."""
+    return read_file(path).claims
 
 
 class Values:
@@ -250,29 +287,32 @@ class Values:
         return float(np.mean([accuracies[step] for step in steps]))
 
     def differences(self, claim: Claim) -> np.ndarray:
-        """left - right of every replicate that both arms have, (n,), in order of draw, RL seed and base seed.
+        """left - right of every replicate of a claim, (replicates,), in their order; NaN where a run is missing.
 
-        Raises UserError if a measure is missing, if an arm's runs are not of one cell, if two replicates share a draw,
-        or if paired runs differ in what they must share: base, questions and protocol.
+        Raises UserError if a measure is missing, if an arm's runs are not of one cell, or if paired runs differ in what
+        they must share: base, questions and protocol.
         """
         left, right = self._arm(claim.left.arm), self._arm(claim.right.arm)
-        pairs = [(left[replicate], right[replicate]) for replicate in sorted(left.keys() & right.keys())]
-        for one, other in pairs:
-            _refuse_unlike(claim, one, other)
-        draws = [one["seed_draw"] for one, _ in pairs]
-        for place, draw in enumerate(draws):
-            if draw in draws[:place]:
-                names = ", ".join(one["run"] for one, _ in pairs if one["seed_draw"] == draw)
-                raise UserError(f"claim {claim.key}: replicates of one draw are not independent: {names}")
-        return np.array([self.of(one, claim.left) - self.of(other, claim.right) for one, other in pairs])
+        differences = np.full(claim.replicates, np.nan)
+        for replicate in range(claim.replicates):
+            one, other = left.get(seeds_of(replicate)), right.get(seeds_of(replicate))
+            if one is not None and other is not None:
+                _refuse_unlike(claim, one, other)
+                differences[replicate] = self.of(one, claim.left) - self.of(other, claim.right)
+        return differences
 
-    def _arm(self, name: str) -> dict[tuple[int, ...], dict[str, Any]]:
-        """An arm's runs by replicate."""
+    def others(self, claim: Claim) -> int:
+        """How many runs of a claim's arms are there that are none of its replicates."""
+        replicates = {seeds_of(replicate) for replicate in range(claim.replicates)}
+        return sum(len(self._arm(arm).keys() - replicates) for arm in {claim.left.arm, claim.right.arm})
+
+    def _arm(self, name: str) -> dict[tuple[int, int, int], dict[str, Any]]:
+        """An arm's runs by base seed, draw and RL seed."""
         runs = [run for run in self.runs if run["name"] == name]
         cells = sorted({run["cell"] for run in runs})
         if len(cells) > 1:
             raise UserError(f"arm {name}: its runs are of {len(cells)} cells ({', '.join(cells)}), not of one")
-        return {tuple(run[seed] for seed in REPLICATE): run for run in runs}
+        return {(run["seed_base"], run["seed_draw"], run["seed_rl"]): run for run in runs}
 
 
 def _refuse_unlike(claim: Claim, one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
@@ -287,30 +327,50 @@ def _refuse_unlike(claim: Claim, one: Mapping[str, Any], other: Mapping[str, Any
             )
 
 
-def evaluate_claims(study: Study, claims: Sequence[Claim]) -> pd.DataFrame:
+def _refuse_other_cells(runs: pd.DataFrame, arms: Mapping[str, str]) -> None:
+    for run in rows_of(runs):
+        cell = arms.get(run["name"], run["cell"])
+        if run["cell"] != cell:
+            raise UserError(
+                f"{run['run']}: named {run['name']}, but its config is not that arm's: the arm is cell {cell}, the run "
+                f"is of {run['cell']}"
+            )
+
+
+def evaluate_claims(study: Study, claims: Sequence[Claim], arms: Mapping[str, str] | None) -> pd.DataFrame:
     """A row per claim, COLUMNS (see `judge`), from the finished runs of a study loaded with `frozen=True`.
 
-    Raises UserError if no arm of the claims is there at all, or as `Values.differences`.
+    arms: the cell of each arm, as in the claims' file; None accepts an arm's name for the arm, as simulations may.
+    Raises UserError if a run of an arm is of another cell, if no arm of the claims is there at all, or as
+    `Values.differences`.
     """
-    arms = list(dict.fromkeys(side.arm for claim in claims for side in (claim.left, claim.right)))
-    if not study.runs["name"].isin(arms).any():
+    if arms is not None:
+        _refuse_other_cells(study.runs, arms)
+    names = arms_of(claims)
+    if not study.runs["name"].isin(names).any():
         there = ", ".join(dict.fromkeys(study.runs["name"]))
-        raise UserError(f"no runs of the claims' arms ({', '.join(arms)}); these are of {there}")
-    values = Values(study, arms)
-    return judge(claims, [values.differences(claim) for claim in claims])
+        raise UserError(f"no runs of the claims' arms ({', '.join(names)}); these are of {there}")
+    values = Values(study, names)
+    return judge(claims, list(map(values.differences, claims)), list(map(values.others, claims)))
 
 
-def judge(claims: Sequence[Claim], differences_CR: Sequence[np.ndarray]) -> pd.DataFrame:
-    """The verdicts (module's docstring) on differences of replicates, an array (n,) per claim.
+def judge(
+    claims: Sequence[Claim], differences_CR: Sequence[np.ndarray], others_C: Sequence[int] | None = None
+) -> pd.DataFrame:
+    """The verdicts (module's docstring) on differences of replicates: an array (replicates,) per claim, NaN for a gap.
 
-    Columns: key, kind; n replicates that count; mean, low, high of left - right (t interval: 95 %, of `equivalent`
-    90 %; NaN below 2 replicates); p of the claim's own test, p_holm; verdict; note; reason, the rule that decided.
+    others_C: how many other runs are there, for the note. Columns: key, kind; n replicates that are there; mean, low,
+    high of left - right (t interval: 95 %, of `equivalent` 90 %; NaN below 2 replicates); p of the claim's own test,
+    p_holm; verdict; note; reason, the rule that decided. Raises ValueError if a claim's array has another length.
     """
-    counted = [differences[: claim.replicates] for claim, differences in zip(claims, differences_CR, strict=True)]
+    for claim, differences in zip(claims, differences_CR, strict=True):
+        if differences.shape != (claim.replicates,):
+            raise ValueError(f"claim {claim.key}: {claim.replicates} differences, not {differences.shape}")
+    counted = [differences[~np.isnan(differences)] for differences in differences_CR]
     p_values = [_p_value(claim, differences) for claim, differences in zip(claims, counted, strict=True)]
     rows = []
-    for claim, differences, p, p_holm, given in zip(
-        claims, counted, p_values, holm(p_values), differences_CR, strict=True
+    for claim, differences, p, p_holm, others in zip(
+        claims, counted, p_values, holm(p_values), others_C or [0] * len(claims), strict=True
     ):
         n = len(differences)
         mean, low, high = float(differences.mean()) if n else np.nan, np.nan, np.nan
@@ -322,8 +382,8 @@ def judge(claims: Sequence[Claim], differences_CR: Sequence[np.ndarray]) -> pd.D
         else:
             verdict, reason = _verdict(claim, mean, low, high, p, p_holm)
         notes = [SMALL] if claim.kind == "greater" and verdict == "supported" and mean < claim.smallest_effect else []
-        if len(given) > n:
-            notes.append(f"{len(given)} replicates are there, of which the first {n} count")
+        if others:
+            notes.append(f"{others} other runs of its arms are there and do not count")
         rows.append([claim.key, claim.kind, n, mean, low, high, p, p_holm, verdict, "; ".join(notes), reason])
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -359,7 +419,8 @@ def first_majority(study: Study) -> pd.DataFrame:
 
     name, cell, n; mean, low, high (95 % t interval over replicates) of avg minus `base_best_maj`, the base's maj at its
     best temperature; verdict: "first majority exceeded" if low > 0, else "first majority not exceeded" (of fewer than
-    2 replicates: "too few replicates"). Descriptive, and no test. Raises UserError as `Values.of`.
+    2 replicates: "too few replicates"). Runs of one draw share their questions, so their mean is one replicate.
+    Descriptive, and no test. Raises UserError as `Values.of`.
     """
     values = Values(study, study.runs["name"])
     rows = []
@@ -367,11 +428,14 @@ def first_majority(study: Study) -> pd.DataFrame:
         runs = [run for run in values.runs if run["cell"] == cell]
         name = runs[0]["name"]
         after, before = Quantity(arm=name, measure="avg"), Quantity(arm=name, measure="base_best_maj")
-        found = replicates_interval(np.array([values.of(run, after) - values.of(run, before) for run in runs]))
-        low, high = (found.low, found.high) if len(runs) > 1 else (np.nan, np.nan)
+        by_draw: dict[int, list[float]] = {}
+        for run in runs:
+            by_draw.setdefault(run["seed_draw"], []).append(values.of(run, after) - values.of(run, before))
+        found = replicates_interval(np.array([np.mean(of_one) for of_one in by_draw.values()]))
+        low, high = (found.low, found.high) if len(by_draw) > 1 else (np.nan, np.nan)
         exceeded = "first majority exceeded" if low > 0 else "first majority not exceeded"
-        verdict = exceeded if len(runs) > 1 else "too few replicates"
-        rows.append([name, cell, len(runs), found.value, low, high, verdict])
+        verdict = exceeded if len(by_draw) > 1 else "too few replicates"
+        rows.append([name, cell, len(by_draw), found.value, low, high, verdict])
     return pd.DataFrame(rows, columns=["name", "cell", "n", "mean", "low", "high", "verdict"])
 
 
@@ -415,11 +479,41 @@ def _interval(row: Mapping[str, Any]) -> str:
     return f"{row['mean']:+.3f}{interval}"
 
 
+def code_line(runs: pd.DataFrame, tag: str) -> str:
+    """A line on whether the code that made the runs is the tag's or later, as far as git can tell here.
+
+    Raises UserError, naming a run, if one was made with other code.
+    """
+    commits = {run["run"]: run["commit"] for run in rows_of(runs)}
+    named = {run: commit for run, commit in commits.items() if commit is not None}
+    unrelated = laboratory.unrelated(named.values(), tag)
+    if unrelated is None:
+        return f"Not checked: whether these records were made at {tag} or later (no git checkout with that tag here)."
+    for run, commit in named.items():
+        if commit in unrelated:
+            raise UserError(f"{run}: its commit {commit[:12]} is neither that of {tag} nor a descendant of it")
+    unnamed = len(commits) - len(named)
+    unchecked = f"; not checked: {unnamed}, which an installed package made" if unnamed else ""
+    return f"Made at {tag} or later, by git: {len(named)} of {len(commits)} records{unchecked}."
+
+
 def report(folder: Path, path: Path = PATH) -> str:
     """The markdown of the claims in `path` on the records in `folder`, which must be of the frozen laboratory.
 
-    Raises UserError for a bad file, for bad or foreign records, and as `evaluate_claims`.
+    The first majority is of the runs that count for the claims. Raises UserError for a bad file, for the study's own if
+    it is not as frozen, for bad or foreign records, and as `evaluate_claims`.
     """
-    claims = read_claims(path)
+    content, frozen = read_file(path), laboratory.read()
+    lines = []
+    if laboratory.claims_hash(path) != frozen.claims:
+        if path.resolve() == PATH.resolve():
+            raise UserError(f"{path}: these are not the claims of the freeze {frozen.tag}: they were changed since")
+        lines.append(f"These are not the preregistered claims (those of the freeze {frozen.tag}): they are {path}.")
     study = load(folder, frozen=True)
-    return markdown(evaluate_claims(study, claims), first_majority(study), claims)
+    lines.append(code_line(study.runs, frozen.tag))
+    verdicts = evaluate_claims(study, content.claims, content.arms)
+    replicates = {seeds_of(replicate) for replicate in range(max(claim.replicates for claim in content.claims))}
+    seeds = zip(study.runs["seed_base"], study.runs["seed_draw"], study.runs["seed_rl"], strict=True)
+    counted = replace(study, runs=study.runs[[of_run in replicates for of_run in seeds]])
+    head = "".join(f"{line}\n\n" for line in lines)
+    return head + markdown(verdicts, first_majority(counted), content.claims)

@@ -2,8 +2,9 @@
 
 `runs`: one row per record: `run` (its folder's path from the loaded one), `cell` (config hash; replicates share it),
 seeds, state, task, model, `weights` (hash of a miniature base's files; None for others and in older records), reward,
-steps, and `protocol` (how answers are evaluated, as a text: only runs with the same one compare). `metrics`: run, step,
-metric, value. `votes` and `answers`: the records' votes.parquet and eval rows, with `run` in front.
+steps, `protocol` (how answers are evaluated, as a text: only runs with the same one compare) and `commit` (of the code;
+None of an installed package). `metrics`: run, step, metric, value. `votes` and `answers`: the records' votes.parquet
+and eval rows, with `run` in front.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ def load(folder: str | Path, frozen: bool = False) -> Study:
                 "k": experiment.evaluate.k,
                 "temperature": experiment.evaluate.temperature,
                 "protocol": _protocol(experiment.evaluate),
+                "commit": (manifest.get("git") or {}).get("commit"),
             }
         )
         for row in read_jsonl(path / "metrics.jsonl"):

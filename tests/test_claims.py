@@ -23,9 +23,12 @@ from analysis.claims import (
     judge,
     markdown,
     read_claims,
+    read_file,
     report,
+    seeds_of,
 )
 from ttrl_repro import laboratory
+from ttrl_repro.config import Experiment, load_experiment
 from ttrl_repro.errors import UserError
 from ttrl_repro.records import Record
 
@@ -55,10 +58,10 @@ BY_HAND = {
 }
 
 
-def answers(step, temperature, codes_QN, split="train"):
+def answers(step, temperature, codes_QN, split="train", task="mini-30"):
     return [
         {
-            "step": step, "task": "mini-30", "split": split, "temperature": temperature, "top_p": 0.95,
+            "step": step, "task": task, "split": split, "temperature": temperature, "top_p": 0.95,
             "protocol": "sampled" if temperature else "greedy", "question_id": str(question), "sample": sample,
             "answer": None, "key": None if code is None else f"k{code}", "gold_key": "k0", "tokens": 3,
             "finished": True,
@@ -69,34 +72,63 @@ def answers(step, temperature, codes_QN, split="train"):
 
 
 @pytest.fixture
-def write(tmp_path, experiment):
-    """Writes a finished record, by its own writer, into tmp_path/study/ARM/rR."""
-    frozen = laboratory.read()
+def configured(experiment):
+    """An arm's config in a replicate, with the seeds of a claim's, unless `draw` or `rl` say otherwise."""
 
-    def write(arm="confirm-a", replicate=0, draw=None, tables=TABLES, state="finished", facts=None, **changes):
-        seeds = {"base": 0, "draw": replicate if draw is None else draw, "rl": replicate}
+    def configured(arm="confirm-a", replicate=0, draw=None, rl=None, **changes):
+        base, *others = seeds_of(replicate)
+        draw, rl = (own if given is None else given for own, given in zip(others, (draw, rl), strict=True))
         evaluate = {**experiment.evaluate.model_dump(), "base_temperatures": (0.3, 0.6, 1.0)}
-        config = type(experiment).model_validate(
+        seeds = {"base": base, "draw": draw, "rl": rl}
+        return Experiment.model_validate(
             {**experiment.model_dump(), "name": arm, "seeds": seeds, "evaluate": evaluate, **changes}
         )
-        model = {
-            "name": "mini-xs",
-            "weights": frozen.weights["mini-xs-seed0"],
-            "recipe": frozen.recipes["mini-xs"],
-        }
-        task = {"name": "mini-30", "fingerprint": "f"}
-        facts = {"model": model, "task": task, "laboratory": frozen.content_hash(), **(facts or {})}
-        record = Record.create(tmp_path / "study" / arm / f"r{replicate}", config, facts)
-        for step, accuracy in enumerate((0.9, 0.8, 0.6, 0.4, 0.2, 0.0), start=1):
-            record.append("metrics.jsonl", {"step": step, "label_accuracy": accuracy, "majority_ratio": 0.5})
-        for step in sorted({step for step, _ in tables}):
-            parts = [answers(step, t, codes) for (at, t), codes in tables.items() if at == step]
-            record.write_eval(step, [row for part in parts for row in part])
-        record.manifest["steps_done"] = 6
-        record.close(state)
-        return tmp_path / "study"
 
-    return write
+    return configured
+
+
+@pytest.fixture
+def write(tmp_path, configured):
+    """Writes a finished record, by its own writer, into tmp_path/study/ARM/rR."""
+    return lambda *arm_and_replicate, **changes: write_record(tmp_path, configured, *arm_and_replicate, **changes)
+
+
+def write_record(
+    folder, configured, arm="confirm-a", replicate=0, tables=TABLES, state="finished", facts=None, **changes
+):
+    config = configured(arm, replicate, **changes)
+    number = len(list((folder / "study" / arm).glob("*")))
+    where = folder / "study" / arm / f"r{replicate}"
+    where = where if not where.exists() else where.with_name(f"r{replicate}-{number}")
+    return write_answers(where, config, tables, 6, state, facts).parent.parent
+
+
+def write_answers(where, config, tables, steps, state="finished", facts=None):
+    """A record with these answers, at its end those of step 6, and label accuracies of .9, .8, .6, .4, .2, 0."""
+    frozen, seed = laboratory.read(), config.seeds.base
+    model = {
+        "name": config.model,
+        "weights": frozen.weights.get(f"{config.model}-seed{seed}", f"made here, seed {seed}"),
+        "recipe": frozen.recipes[config.model],
+    }
+    task = {"name": config.task, "fingerprint": f"{config.task}, draw {config.seeds.draw}"}
+    facts = {"model": model, "task": task, "laboratory": frozen.content_hash(), **(facts or {})}
+    record = Record.create(where, config, facts)
+    for step, accuracy in zip([1, *range(steps - 4, steps + 1)], (0.9, 0.8, 0.6, 0.4, 0.2, 0.0), strict=True):
+        record.append("metrics.jsonl", {"step": step, "label_accuracy": accuracy, "majority_ratio": 0.5})
+    for step in sorted({step for step, _ in tables}):
+        end = steps if step == 6 else step
+        splits = ["train", *(["fresh"] if config.evaluate.fresh else [])]
+        rows = [
+            answers(end, t, codes, split, config.task)
+            for (at, t), codes in tables.items()
+            for split in splits
+            if at == step
+        ]
+        record.write_eval(end, [row for part in rows for row in part])
+    record.manifest.update(steps_done=steps, git=None)
+    record.close(state)
+    return where
 
 
 def claim(**changes):
@@ -143,6 +175,9 @@ def test_the_study_s_claims_are_8_with_enough_replicates():
         (lambda c: c[1].update(key=c[0]["key"]), "(top level): key 'gain' is used twice"),
         (lambda c: c[2]["left"].update(split="fresh"), "claims.2.left: first_label_accuracy is of training itself"),
         (lambda c: c.clear(), "claims: Tuple should have at least 1 item"),
+        (lambda c: c[0].update(replicates=1000), "claims.0.replicates: Input should be less than 1000"),
+        (lambda c: c[0]["left"].update(arm="confirm-new"), "(top level): arm 'confirm-new' has no cell in arms"),
+        (lambda c: c.pop(2), "(top level): arm 'confirm-loss-mix' is in no claim"),
     ],
 )
 def test_bad_claims_are_refused(tmp_path, change, message):
@@ -152,6 +187,45 @@ def test_bad_claims_are_refused(tmp_path, change, message):
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match=re.escape(f"{path}: {message}")):
         read_claims(path)
+
+
+def test_arms_without_cells_are_refused(tmp_path):
+    content = yaml.safe_load(PATH.read_text())
+    path = tmp_path / "claims.yaml"
+    for arms, message in (
+        ({"confirm-majority": "any"}, "arms.confirm-majority: String should match pattern"),
+        (0, "arms: "),
+    ):
+        path.write_text(yaml.safe_dump({**content, "arms": arms}))
+        with pytest.raises(UserError, match=re.escape(message)):
+            read_claims(path)
+
+
+def test_arms_are_the_confirmatory_experiments(repository):
+    """Every arm has a file of its name and cell, every file is an arm, and it is what the claims take it for."""
+    arms = {path.stem: load_experiment(path) for path in (repository / "experiments" / "confirm").glob("*.yaml")}
+    content = read_file()
+    assert {arm: found.cell_hash() for arm, found in arms.items()} == content.arms
+    assert all(found.name == arm for arm, found in arms.items())
+    assert {arm: (found.task, found.reward.label(), found.model) for arm, found in arms.items()} == {
+        "confirm-majority": ("mini-30", "majority", "mini-s"),
+        "confirm-frozen": ("mini-30", "frozen", "mini-s"),
+        "confirm-oracle": ("mini-30", "oracle", "mini-s"),
+        "confirm-format": ("mini-30", "format", "mini-s"),
+        "confirm-loss-mix": ("mix-45", "majority", "mini-s"),
+    }
+    # They differ in nothing else: of an arm with the task and reward of another one the cell is that one's.
+    majority = arms["confirm-majority"]
+    for found in arms.values():
+        same = found.model_copy(update={"task": majority.task, "reward": majority.reward})
+        assert same.cell_hash() == majority.cell_hash()
+    assert majority.evaluate.votes == 64  # what statements call pass@64 and maj@64, and avg@16
+    assert majority.evaluate.k == 16
+
+
+def test_the_frozen_claims_are_those_of_the_package():
+    assert laboratory.CLAIMS == PATH
+    assert laboratory.claims_hash() == laboratory.read().claims
 
 
 def test_what_is_no_claims_file_is_refused(tmp_path):
@@ -171,6 +245,12 @@ def test_every_measure_by_hand(write):
     found = {name: values.of(run, Quantity(arm="confirm-a", measure=name)) for name in BY_HAND}
     assert found == pytest.approx(BY_HAND)
     assert set(BY_HAND) == {*MEASURES, "first_label_accuracy", "last_label_accuracy"}
+
+
+def test_greedy_may_be_the_best_of_the_base(write):
+    values = Values(load(write(tables={**TABLES, (0, 0.0): [[0], [0]], (0, 1.0): [[0, 1], [1, 1]]})), ["confirm-a"])
+    (run,) = values.runs
+    assert values.of(run, Quantity(arm="confirm-a", measure="base_best_avg")) == 1  # .75 at the best temperature
 
 
 def test_a_named_task_is_another_task(write):
@@ -200,25 +280,74 @@ def test_what_a_measure_needs_is_asked_for(write):
 
 def test_differences_are_paired_on_the_replicate(write):
     halved = {**TABLES, (6, 0.6): [[0, 1, 1, 1], [1, 1, 1, 1]]}  # avg@2 .25
-    for replicate, tables in ((2, TABLES), (10, halved), (3, TABLES)):
+    for replicate, tables in ((2, TABLES), (9, halved), (3, TABLES)):
         folder = write("confirm-a", replicate, tables=tables)
     nothing = {**TABLES, (6, 0.6): [[1, 1, 1, 1], [1, 1, 1, 1]]}
-    for replicate in (3, 10, 4):
+    for replicate in (3, 9, 4):
         write("confirm-b", replicate, tables=nothing, reward="oracle")
     write("confirm-b", 2, tables=nothing, reward="oracle", state="interrupted")  # an unfinished run is none
     values = Values(load(folder), ["confirm-a", "confirm-b"])
-    assert values.differences(claim()).tolist() == [0.5, 0.25]  # of replicates 3 and 10, in this order
+
+    def found(**changes):
+        return {r: value for r, value in enumerate(values.differences(claim(**changes))) if not np.isnan(value)}
+
+    assert found() == {3: 0.5, 9: 0.25}
+    assert found(right={"arm": "confirm-a", "measure": "base_avg"}) == {2: -0.25, 3: -0.25, 9: -0.5}
+    assert found(right={"arm": "confirm-none", "measure": "avg"}) == {}
+    assert values.differences(claim(replicates=12)).shape == (12,)
+
+
+def test_a_replicate_is_base_draw_and_rl_seed():
+    assert [seeds_of(replicate) for replicate in range(5)] == [(0, 0, 0), (1, 1, 1), (2, 2, 2), (0, 3, 3), (1, 4, 4)]
+
+
+def test_only_the_replicates_of_a_claim_count(write):
     within = claim(right={"arm": "confirm-a", "measure": "base_avg"})
-    assert values.differences(within).tolist() == [-0.25, -0.25, -0.5]  # of 2, 3 and 10
-    assert values.differences(claim(right={"arm": "confirm-none", "measure": "avg"})).tolist() == []
+    for replicate in range(10):
+        folder = write("confirm-a", replicate)
+    better = {**TABLES, (6, 0.6): [[0, 0, 0, 0], [0, 0, 0, 0]]}
+    for replicate in (10, 11):  # more than promised
+        write("confirm-a", replicate, tables=better)
+    write("confirm-a", 0, rl=1, tables=better)  # a draw again
+    write("confirm-a", 1, seeds={"base": 0, "draw": 1, "rl": 1}, tables=better)  # another base
+    write("confirm-a", 1000, tables=better)  # a draw that the laboratory was made with
+    (row,) = evaluate_claims(load(folder), [within], None).to_dict("records")
+    assert (row["n"], row["mean"]) == (10, -0.25)
+    assert row["note"] == "5 other runs of its arms are there and do not count"
+    shutil.rmtree(folder / "confirm-a" / "r0")  # which r0-10, r1-11, r10, r11 and r1000 do not stand in for
+    (row,) = evaluate_claims(load(folder), [within], None).to_dict("records")
+    assert (row["n"], row["p"], row["verdict"]) == (9, 1, "insufficient")
+    assert row["reason"] == "1 of 10 replicates are missing"
 
 
-def test_replicates_that_share_a_draw_are_refused(write):
-    for replicate in (0, 1):
-        folder = write(replicate=replicate, draw=7)
-    values = Values(load(folder), ["confirm-a"])
-    with pytest.raises(UserError, match="one draw are not independent: confirm-a/r0, confirm-a/r1"):
-        values.differences(claim(right={"arm": "confirm-a", "measure": "maj"}))
+def test_picked_replicates_do_not_count(write):
+    """Twenty draws without an effect, of which the ten worst are deleted: those left would be significant."""
+    against = claim(right={"arm": "confirm-a", "measure": "base_maj"})  # .5
+    better, worse = ({**TABLES, (6, 0.6): [[0, code, 1, 1], [code, 1, 1, 1]]} for code in (0, 1))  # avg .75, .25
+    for replicate in range(20):
+        folder = write("confirm-a", replicate, tables=worse if replicate % 2 else better)
+    (row,) = evaluate_claims(load(folder), [against], None).to_dict("records")
+    assert (row["n"], row["mean"], row["verdict"]) == (10, 0, "insufficient")
+    for replicate in range(1, 20, 2):
+        shutil.rmtree(folder / "confirm-a" / f"r{replicate}")
+    (row,) = evaluate_claims(load(folder), [against], None).to_dict("records")
+    assert (row["n"], row["mean"], row["verdict"]) == (5, 0.25, "insufficient")
+    assert row["reason"] == "5 of 10 replicates are missing"
+
+
+@pytest.mark.parametrize("state", ["finished", "failed"])
+def test_a_run_that_is_not_what_its_arm_is_is_refused(write, configured, state):
+    folder = write("confirm-a", 0)
+    write("confirm-a", 1, train={**configured().train.model_dump(), "learning_rate": 1e-5}, state=state)
+    arm = configured().cell_hash()
+    run = configured(train={**configured().train.model_dump(), "learning_rate": 1e-5}).cell_hash()
+    message = (
+        f"confirm-a/r1: named confirm-a, but its config is not that arm's: the arm is cell {arm}, the run is of {run}"
+    )
+    with pytest.raises(UserError, match=re.escape(message)):
+        evaluate_claims(load(folder), [claim()], {"confirm-a": arm, "confirm-b": "0" * 12})
+    shutil.rmtree(folder / "confirm-a" / "r1")
+    evaluate_claims(load(folder), [claim()], {"confirm-a": arm, "confirm-b": "0" * 12})
 
 
 def test_an_arm_of_two_cells_is_refused(write):
@@ -281,7 +410,8 @@ def test_a_significant_effect_below_the_smallest_one_is_supported_with_a_note():
 
 def test_missing_replicates_are_insufficient_and_keep_their_place_in_holm():
     claims = [claim(key="a"), claim(key="b"), claim(key="c")]
-    table = judge(claims, [np.array(UP), np.array(UP[:7]), np.array([])])
+    gaps = np.array([np.nan, *UP[:4], np.nan, *UP[4:7], np.nan])
+    table = judge(claims, [np.array(UP), gaps, np.full(10, np.nan)])
     assert list(table["verdict"]) == ["supported", "insufficient", "insufficient"]
     assert list(table["p"]) == [2 / 1024, 1, 1]
     assert list(table["p_holm"]) == [6 / 1024, 1, 1]  # times three, not times one
@@ -291,10 +421,9 @@ def test_missing_replicates_are_insufficient_and_keep_their_place_in_holm():
     assert np.isnan([table["mean"][2], table["low"][2]]).all()
 
 
-def test_more_replicates_than_promised_do_not_count():
-    row = verdict([*NOISE, *UP, *UP])
-    assert (row["n"], row["mean"]) == (10, pytest.approx(np.mean(NOISE)))
-    assert row["note"] == "30 replicates are there, of which the first 10 count"
+def test_more_differences_than_replicates_are_a_mistake():
+    with pytest.raises(ValueError, match=r"claim one: 10 differences, not \(20,\)"):
+        verdict([*NOISE, *UP])
 
 
 def test_holm_covers_all_claims():
@@ -346,16 +475,21 @@ def study_folder(write):
 
 
 @pytest.fixture
-def claims_file(tmp_path):
+def claims_file(tmp_path, configured):
     path = tmp_path / "claims.yaml"
-    content = Claims(claims=(claim(), claim(key="other", right={"arm": "confirm-c", "measure": "avg"})))
+    arms = {
+        "confirm-a": configured().cell_hash(),
+        "confirm-b": configured(reward="oracle").cell_hash(),
+        "confirm-c": "0" * 12,
+    }
+    content = Claims(arms=arms, claims=(claim(), claim(key="other", right={"arm": "confirm-c", "measure": "avg"})))
     path.write_text(yaml.safe_dump(content.model_dump(mode="json")))
     return path
 
 
 def test_from_records_to_verdicts(study_folder, claims_file):
     claims = read_claims(claims_file)
-    table = evaluate_claims(load(study_folder, frozen=True), claims)
+    table = evaluate_claims(load(study_folder, frozen=True), claims, read_file(claims_file).arms)
     assert list(table["verdict"]) == ["supported", "insufficient"]
     assert (table["mean"][0], table["low"][0], table["high"][0]) == (0.5, 0.5, 0.5)
     assert table["p_holm"][0] == 4 / 1024
@@ -363,13 +497,78 @@ def test_from_records_to_verdicts(study_folder, claims_file):
     assert "| one | 10 | +0.500 [+0.500, +0.500] | 0.0020 | 0.0039 | supported | significant |" in text
     assert "| other | 0 | - | 1.0000 | 1.0000 | insufficient | 10 of 10 replicates are missing |" in text
     assert "| confirm-a | 10 | -0.500 [-0.500, -0.500] | first majority not exceeded |" in text
-    assert text == markdown(table, first_majority(load(study_folder)), claims)
+    head, code, tables = text.split("\n\n", 2)
+    tag = laboratory.read().tag
+    assert head == f"These are not the preregistered claims (those of the freeze {tag}): they are {claims_file}."
+    assert code.startswith(("Not checked: whether these records were made at", "Made at"))  # by where the tests run
+    assert tables == markdown(table, first_majority(load(study_folder)), claims)
+
+
+@pytest.fixture
+def confirmed(tmp_path, repository):
+    """Ten replicates of every arm of the study, in which they all end alike."""
+    for path in (repository / "experiments" / "confirm").glob("*.yaml"):
+        for replicate in range(10):
+            seeds = zip(("base", "draw", "rl"), seeds_of(replicate), strict=True)
+            config = load_experiment(path, [f"seeds.{name}={seed}" for name, seed in seeds])
+            write_answers(tmp_path / "runs" / path.stem / f"r{replicate}", config, TABLES, config.train.steps)
+    return tmp_path / "runs"
+
+
+def test_the_study_s_own_claims_on_records_of_its_own_arms(confirmed, monkeypatch, tmp_path):
+    text = report(confirmed)
+    assert text.startswith(("Not checked", "Made at"))  # and not that these are other claims
+    # Here k is 16, so that avg is of all four samples: .25 at the end, and 5/8 the best of the base.
+    for key, found in {"gain": "-0.375", "loss-mix": "+0.500", "fresh": "-0.375", "revoting": "+0.000"}.items():
+        assert f"| {key} | 10 | {found} [{found}, {found}] |" in text
+    same = tmp_path / "same.yaml"  # what a file says makes it the preregistered claims, not where it lies
+    same.write_text("# A comment.\n" + PATH.read_text())
+    assert report(confirmed, same) == text
+    changed = laboratory.read().model_copy(update={"claims": "0"})
+    monkeypatch.setattr(laboratory, "read", lambda: changed)
+    with pytest.raises(UserError, match=rf"claims\.yaml: these are not the claims of the freeze {changed.tag}"):
+        report(confirmed)
+
+
+def test_the_report_asks_git_whose_code_made_the_records(study_folder, claims_file, monkeypatch):
+    asked, tag = [], laboratory.read().tag
+
+    def unrelated(commits, tag):
+        asked.append((sorted(commits), tag))
+        return answer
+
+    monkeypatch.setattr(laboratory, "unrelated", unrelated)
+    for replicate, commit in ((3, "a" * 40), (4, "b" * 40)):
+        record = Record.reopen(study_folder / "confirm-b" / f"r{replicate}")
+        record.manifest["git"] = {"commit": commit, "dirty": False}
+        record.save_manifest()
+    answer = None
+    line = f"Not checked: whether these records were made at {tag} or later (no git checkout with that tag here)."
+    assert report(study_folder, claims_file).split("\n\n")[1] == line
+    answer = []
+    line = f"Made at {tag} or later, by git: 2 of 20 records; not checked: 18, which an installed package made."
+    assert report(study_folder, claims_file).split("\n\n")[1] == line
+    answer = ["b" * 40]
+    message = f"confirm-b/r4: its commit {'b' * 12} is neither that of {tag} nor a descendant of it"
+    with pytest.raises(UserError, match=message):
+        report(study_folder, claims_file)
+    assert asked == [(["a" * 40, "b" * 40], tag)] * 3
+
+
+def test_the_report_s_first_majority_is_of_the_runs_that_count(study_folder, claims_file, write):
+    before = report(study_folder, claims_file)
+    right = {**TABLES, (6, 0.6): [[0, 0, 0, 0], [0, 0, 0, 0]]}
+    write("confirm-a", 1000, tables=right)
+    after = report(study_folder, claims_file)
+    note = "1 other runs of its arms are there and do not count"
+    assert note in after
+    assert after.replace(f"; {note}", "") == before
 
 
 def test_records_without_any_arm_of_the_claims_are_a_mistake(study_folder):
     study = load(study_folder)
     with pytest.raises(UserError, match=r"no runs of the claims' arms \(confirm-majority, .*these are of confirm-a"):
-        evaluate_claims(study, read_claims())
+        evaluate_claims(study, read_claims(), None)
 
 
 def test_first_majority(write):
@@ -388,6 +587,18 @@ def test_first_majority(write):
         "confirm-b": "first majority not exceeded",
         "confirm-c": "too few replicates",
     }
+
+
+def test_runs_of_one_draw_are_one_replicate_of_the_first_majority(write):
+    base = {(0, t): [[1] * (4 if t else 1), [0] * (4 if t else 1)] for t in (0.0, 0.3, 0.6, 1.0)}  # maj .5
+    right, wrong = ({**base, (6, 0.0): [[c], [c]], (6, 0.6): [[c] * 4, [c] * 4]} for c in (0, 1))
+    for rl in (0, 1, 2):
+        folder = write("confirm-a", 0, rl=rl, tables=right if rl else wrong)  # .5, .5 and -.5: a mean of 1/6
+    (row,) = first_majority(load(folder)).to_dict("records")
+    assert (row["n"], row["mean"], row["verdict"]) == (1, pytest.approx(1 / 6), "too few replicates")
+    write("confirm-a", 1, tables=right)
+    (row,) = first_majority(load(folder)).to_dict("records")
+    assert (row["n"], row["mean"]) == (2, pytest.approx((1 / 6 + 1 / 2) / 2))
 
 
 def ttrl(*arguments):
@@ -414,6 +625,6 @@ def test_the_command_refuses_foreign_records(study_folder, claims_file):
 
 def test_deleted_runs_are_missing(study_folder, claims_file):
     shutil.rmtree(study_folder / "confirm-b" / "r4")
-    table = evaluate_claims(load(study_folder), read_claims(claims_file))
+    table = evaluate_claims(load(study_folder), read_claims(claims_file), None)
     assert table["reason"][0] == "1 of 10 replicates are missing"
     assert list(table["verdict"]) == ["insufficient"] * 2

@@ -12,7 +12,17 @@ import pytest
 from analysis import load
 from ttrl_repro import laboratory
 from ttrl_repro.errors import UserError
-from ttrl_repro.laboratory import Frozen, differences, draw_hash, freeze, in_force, package_state, read, recipe_hash
+from ttrl_repro.laboratory import (
+    Frozen,
+    differences,
+    draw_hash,
+    freeze,
+    in_force,
+    package_state,
+    read,
+    recipe_hash,
+    unrelated,
+)
 from ttrl_repro.models import base_path
 from ttrl_repro.records import Record
 from ttrl_repro.tasks import Question, Task, load_task
@@ -39,6 +49,15 @@ def frozen_record(tmp_path, experiment):
         "task": {"name": "mini-30", "fingerprint": "f"},
     }
     record = Record.create(folder, experiment, facts)
+    record.manifest["git"] = {"commit": "0" * 40, "dirty": False}
+    record.close("finished")
+    return record
+
+
+def created(folder: Path, experiment, manifest) -> Record:
+    """Another finished record, with model, laboratory and git as in `manifest`."""
+    record = Record.create(folder, experiment, {name: manifest[name] for name in ("model", "laboratory", "task")})
+    record.manifest["git"] = manifest["git"]
     record.close("finished")
     return record
 
@@ -69,6 +88,7 @@ def test_every_difference_is_named(state):
             "recipes": {name: found for name, found in state.recipes.items() if name != "mini-s"},
             "corpora": {**state.corpora, "mini-new": "0"},
             "tasks": {**state.tasks, "mini-30": ["0", *state.tasks["mini-30"][1:]]},
+            "claims": "0",
         }
     )
     assert differences(state, other) == [
@@ -76,7 +96,17 @@ def test_every_difference_is_named(state):
         "recipes of mini-s: missing",
         "corpora of mini-new: not in the freeze",
         "tasks of mini-30: changed",
+        "claims: changed",
     ]
+
+
+def test_the_hash_of_claims_sees_what_they_say_alone(tmp_path):
+    text, path = laboratory.CLAIMS.read_text(), tmp_path / "claims.yaml"
+    path.write_text("# A comment.\n" + text)
+    assert laboratory.claims_hash(path) == laboratory.claims_hash()
+    for one, other in (("smallest_effect: 0.05", "smallest_effect: 0.06"), ('confirm-oracle: "', 'confirm-oracle: "0')):
+        path.write_text(text.replace(one, other, 1))
+        assert laboratory.claims_hash(path) != laboratory.claims_hash()
 
 
 @pytest.mark.parametrize("split", ["train", "fresh"])
@@ -248,6 +278,8 @@ def older(manifest):
         (lambda m: m.update(laboratory=None), "its model or its tasks are not the miniature's, or not those of the"),
         (lambda m: m.update(laboratory=None, laboratory_reason="its base is another"), "its base is another"),
         (lambda m: m.update(laboratory="0"), "it was made in laboratory 0, not "),
+        (lambda m: m.update(parts={"trainer": "sharpened"}), "its weights were not trained: sharpened"),
+        (lambda m: m["git"].update(dirty=True), f"made with changed code: uncommitted changes to {'0' * 12}"),
         (lambda m: m["model"].update(weights="0"), "its weights of mini-xs, base seed 0, are not those of "),
         (lambda m: m["model"].update(recipe="0"), "mini-xs, seed 0, was made by another recipe than that of "),
         (lambda m: m["model"].update(name="some/model"), "its model some/model is not in the freeze "),
@@ -262,21 +294,77 @@ def test_other_records_are_refused(frozen_record, change, reason):
     load(frozen_record.folder)  # what is descriptive may use it
 
 
+@pytest.mark.parametrize(
+    "change", [lambda m: m.update(git=None), lambda m: m.update(parts={"reward": "somebody's package 1.0"})]
+)
+def test_an_installed_package_and_parts_of_other_packages_are_accepted(frozen_record, change):
+    change(frozen_record.manifest)
+    frozen_record.save_manifest()
+    load(frozen_record.folder, frozen=True)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A git checkout with commits before, at and after the tag lab-v0, and on a branch from before it, by name."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    git(folder, "init", "--initial-branch=main")
+    commits = {}
+
+    def commit(name):
+        (folder / "laboratory.py").write_text(name)
+        git(folder, "add", "laboratory.py")
+        git(folder, "commit", "--message", name)
+        commits[name] = git(folder, "rev-parse", "HEAD")
+
+    commit("before")
+    commit("at")
+    git(folder, "tag", "--annotate", "--message", "frozen", "lab-v0")
+    commit("after")
+    git(folder, "checkout", "-b", "other", commits["before"])
+    commit("beside")
+    return folder, commits
+
+
+def test_commits_descend_from_the_tag_or_not(checkout):
+    folder, commits = checkout
+    assert unrelated([commits["at"], commits["after"]], "lab-v0", folder) == []
+    assert unrelated(commits.values(), "lab-v0", folder) == [commits["before"], commits["beside"]]
+    foreign = ["0" * 40, "HEAD", "--help", ""]  # not in this checkout, or no commit's name
+    assert unrelated([*foreign, commits["at"]], "lab-v0", folder) == foreign
+
+
+def test_where_git_cannot_tell_it_says_so(checkout, tmp_path, monkeypatch):
+    folder, commits = checkout
+    assert unrelated([commits["at"]], "lab-v9", folder) is None  # no such tag
+    assert unrelated([commits["at"]], "lab-v0", tmp_path) is None  # no checkout
+    shallow = tmp_path / "shallow"
+    git(tmp_path, "clone", "--depth=1", "--branch=lab-v0", f"file://{folder}", str(shallow))
+    assert unrelated([commits["before"]], "lab-v0", shallow) is None
+    (tmp_path / "checkout" / "inner").mkdir()  # an installed package in somebody else's checkout
+    assert unrelated([commits["at"]], "lab-v0", tmp_path / "checkout" / "inner") is None
+    monkeypatch.setenv("PATH", str(tmp_path))  # no git
+    assert unrelated([commits["at"]], "lab-v0", folder) is None
+
+
 def test_records_on_other_tasks_are_refused(tmp_path, experiment, frozen_record):
     evaluated = experiment.evaluate.model_copy(update={"tasks": ("mine.jsonl",)})
     other = experiment.model_copy(update={"evaluate": evaluated})
-    facts = {name: frozen_record.manifest[name] for name in ("model", "laboratory", "task")}
-    Record.create(tmp_path / "other", other, facts).close("finished")
+    created(tmp_path / "other", other, frozen_record.manifest)
     with pytest.raises(UserError, match=r"its task mine\.jsonl is not in the freeze "):
         load(tmp_path / "other", frozen=True)
 
 
 def test_other_base_seeds_are_held_to_their_recipe(tmp_path, experiment, frozen_record):
     seeds = experiment.seeds.model_copy(update={"base": 1})
-    facts = {name: frozen_record.manifest[name] for name in ("model", "laboratory", "task")}
-    facts["model"]["weights"] = "0"  # made again on this machine
-    record = Record.create(tmp_path / "other", experiment.model_copy(update={"seeds": seeds}), facts)
-    record.close("finished")
+    frozen_record.manifest["model"]["weights"] = "0"  # made again on this machine
+    record = created(tmp_path / "other", experiment.model_copy(update={"seeds": seeds}), frozen_record.manifest)
     assert list(load(record.folder, frozen=True).runs["seed_base"]) == [1]
     record.manifest["model"]["recipe"] = "0"
     record.save_manifest()
@@ -292,6 +380,6 @@ def test_a_bad_tag_is_one_line_and_exit_code_2():
     assert done.stderr == "laboratory: 'lab v1' cannot be a tag; use letters, digits, dots and dashes, as in lab-v1\n"
 
 
-def test_the_laboratory_imports_no_torch():
-    code = "import sys, ttrl_repro.laboratory; assert 'torch' not in sys.modules"
+def test_the_laboratory_imports_no_torch_and_no_analysis():
+    code = "import sys, ttrl_repro.laboratory; assert not {'torch', 'analysis'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)

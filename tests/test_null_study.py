@@ -8,13 +8,15 @@ import pytest
 from scipy.stats import binom
 
 from analysis import load
-from analysis.claims import Claim, evaluate_claims, read_claims
+from analysis.claims import Claim, Quantity, Values, evaluate_claims, read_claims
 from analysis.null_study import (
+    EDGE,
     PLANTED,
     QUESTIONS,
     REPLICATES,
     SAMPLES,
     codes_for,
+    contradicted_at_the_edge,
     false_positives,
     judge_records,
     judge_values,
@@ -74,7 +76,7 @@ def test_answers_that_cannot_be_are_refused(right, majority, passed):
 
 def test_records_give_the_verdicts_of_the_values_they_were_made_from(claims, null, planted_folder):
     # So what is found about values, of which there can be many, holds for the pipeline from records to verdicts.
-    planted = evaluate_claims(load(planted_folder, frozen=True), claims).assign(study=CLEAR)
+    planted = evaluate_claims(load(planted_folder, frozen=True), claims, None).assign(study=CLEAR)
     same_verdicts(planted, judge_values(claims, "planted", [CLEAR]))
     # The second study is written over the first.
     same_verdicts(judge_records(claims, "null", [0, 1]), null[null["study"] < 2])
@@ -144,10 +146,39 @@ def test_planted_effects_of_both_signs_are_found(claims):
         assert row["mean"] == pytest.approx(row["truth"], abs=0.01)
 
 
+def test_at_its_edge_a_claim_is_contradicted_as_rarely_as_promised(claims):
+    expected = {claim.key: claim.smallest_effect for claim in claims if claim.kind == "greater"}
+    assert truth(claims, EDGE) == pytest.approx(expected)
+    verdicts = judge_values(claims, "edge", range(FAMILIES))
+    for row in summary(claims, "edge", verdicts).to_dict("records"):
+        # Fractions of an answer, too. The standard error of 600 studies is .0008.
+        assert row["mean"] == pytest.approx(row["truth"], abs=0.0035), row["key"]
+    for key, (wrong, studies) in contradicted_at_the_edge(verdicts).items():
+        assert studies == FAMILIES
+        assert wrong <= binom.ppf(1 - SURE, studies, 0.025), key
+        assert wrong >= binom.ppf(SURE, studies, 0.01), key  # it does happen: the bound above is not met by itself
+
+
+def test_the_edge_s_records_give_its_values(claims):
+    same_verdicts(judge_records(claims, "edge", [0]), judge_values(claims, "edge", [0]))
+
+
+def test_greedy_answers_leave_the_null_as_it_is(claims, planted_folder):
+    # They count among the base's best, which is to be the value that was drawn; and come as near to it as they can.
+    values = Values(load(planted_folder), ["confirm-majority"])
+    simulated = simulate(claims, PLANTED, generator("null study", "planted", CLEAR))
+    for run in values.runs:
+        best, greedy = (
+            values.of(run, Quantity(arm="confirm-majority", measure=name)) for name in ("base_best_avg", "base_greedy")
+        )
+        assert best == simulated.bases[run["seed_draw"], "train"].avg / (QUESTIONS * SAMPLES)
+        assert best - 1 / QUESTIONS < greedy <= best
+
+
 def test_swapping_the_sides_flips_every_verdict(claims, planted_folder):
     study = load(planted_folder, frozen=True)
     swapped = [claim.model_copy(update={"left": claim.right, "right": claim.left}) for claim in claims]
-    before, after = evaluate_claims(study, claims), evaluate_claims(study, swapped)
+    before, after = evaluate_claims(study, claims, None), evaluate_claims(study, swapped, None)
     assert (before["p_holm"] < 0.05).all()  # every effect of this study is significant
     expected = {key: "supported" if true > 0 else "contradicted" for key, true in truth(claims, PLANTED).items()}
     assert dict(zip(before["key"], before["verdict"], strict=True)) == expected
@@ -161,8 +192,8 @@ def test_deleted_runs_leave_the_claims_that_need_them_insufficient(claims, plant
     folder = tmp_path / "cut"
     shutil.copytree(planted_folder, folder)
     shutil.rmtree(folder / "confirm-frozen" / "r3")
-    whole = evaluate_claims(load(planted_folder, frozen=True), claims)
-    cut = evaluate_claims(load(folder, frozen=True), claims)
+    whole = evaluate_claims(load(planted_folder, frozen=True), claims, None)
+    cut = evaluate_claims(load(folder, frozen=True), claims, None)
     for before, after in zip(whole.to_dict("records"), cut.to_dict("records"), strict=True):
         if before["key"] == "revoting":
             assert (after["verdict"], after["reason"]) == ("insufficient", "1 of 10 replicates are missing")
@@ -171,7 +202,7 @@ def test_deleted_runs_leave_the_claims_that_need_them_insufficient(claims, plant
             assert (after["verdict"], after["p"]) == (before["verdict"], before["p"])
             assert after["p_holm"] >= before["p_holm"]  # nothing is gained by a missing arm
     shutil.rmtree(folder / "confirm-majority" / "r5")
-    cut = evaluate_claims(load(folder, frozen=True), claims).set_index("key")["verdict"]
+    cut = evaluate_claims(load(folder, frozen=True), claims, None).set_index("key")["verdict"]
     assert cut.pop("loss-mix") == "supported"  # it alone does not need that arm
     assert set(cut) == {"insufficient"}
 
@@ -180,5 +211,7 @@ def test_claims_without_a_known_null_are_refused(claims):
     other = claims[0].model_copy(update={"right": claims[0].right.model_copy(update={"measure": "base_avg"})})
     with pytest.raises(ValueError, match="no null is known for avg and base_avg"):
         simulate([other], {}, generator(0))
+    with pytest.raises(ValueError, match="only base_best_maj can have an effect"):
+        simulate(claims, {("confirm-majority", "base_pass", "train"): 0.1}, generator(0))
     with pytest.raises(ValueError, match=r"no claim looks at \('confirm-none', 'avg', 'train'\)"):
         simulate(claims, {("confirm-none", "avg", "train"): 0.1}, generator(0))

@@ -1,4 +1,4 @@
-"""The freeze: which bases, recipes and tasks of the miniature the study's confirmatory runs are made with.
+"""The freeze: which claims the study tests, and with which bases, recipes and tasks of the miniature.
 
 `miniature/frozen.json` holds hashes of them. A test compares it with the package, so that nothing changes unnoticed; a
 run writes into its manifest what it used; `analysis.load(..., frozen=True)` refuses records made with anything else.
@@ -6,21 +6,26 @@ run writes into its manifest what it used; `analysis.load(..., frozen=True)` ref
     python -m ttrl_repro.laboratory freeze TAG     write frozen.json from the package as it is; then commit, and tag TAG
     python -m ttrl_repro.laboratory check          what differs from it
 
-What has no hash here: the code that pretrains, samples and trains. The manifest's `git` names it. Imports no torch.
+What has no hash here: the code that pretrains, samples and trains. The manifest's `git` names it: `refusal` refuses a
+record made with changed code, and `unrelated` tells whether a commit descends from the freeze's tag, where there is a
+git checkout that has it. Imports no torch.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 from pydantic import Field, ValidationError
 
 from ttrl_repro.errors import UserError
@@ -32,6 +37,8 @@ from ttrl_repro.tasks import load_task, task_names
 
 MINIATURE = Path(str(resources.files("ttrl_repro.miniature")))
 PATH = MINIATURE / "frozen.json"
+SOURCE = Path(__file__).resolve().parent
+CLAIMS = SOURCE.parent / "analysis" / "claims.yaml"  # read as a file: nothing of `analysis` is imported here
 DRAWS = 10  # of each task that are hashed
 CORPUS_TOKENS = 20_000  # of each recipe's corpus
 MADE_OF = ("config.json", "tokenizer.json")  # what a base is, besides its .safetensors: shape, constants, vocabulary
@@ -42,7 +49,7 @@ class Frozen(Strict):
 
     weights: of a shipped base (`mini-s-seed0`), see `base_hash`. recipes: of a recipe, see
     `recipe_hash`. corpora: of a recipe, the first CORPUS_TOKENS of the corpus that it makes with base seed 0. tasks: of
-    a task, draws 0 to DRAWS - 1, see `draw_hash`.
+    a task, draws 0 to DRAWS - 1, see `draw_hash`. claims: of the claims and their arms, see `claims_hash`.
     """
 
     tag: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -50,6 +57,7 @@ class Frozen(Strict):
     recipes: dict[str, str]
     corpora: dict[str, str]
     tasks: dict[str, list[str]]
+    claims: str
 
     def content_hash(self) -> str:
         """16 hex digits that name this freeze in manifests."""
@@ -121,10 +129,15 @@ def draw_hash(task: str, draw: int) -> str:
     return _hash([[[question.id, question.problem, question.answer] for question in one.questions] for one in sets])
 
 
+def claims_hash(path: Path = CLAIMS) -> str:
+    """Hash of what a claims file says, whatever its comments and layout."""
+    return _hash(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
 def package_state(tag: str) -> Frozen:
     """The hashes of the package as it is (some 15 seconds). Raises UserError for a tag that is none."""
     try:
-        named = Frozen(tag=tag, weights={}, recipes={}, corpora={}, tasks={})
+        named = Frozen(tag=tag, weights={}, recipes={}, corpora={}, tasks={}, claims="")
     except ValidationError as error:
         raise UserError(f"{tag!r} cannot be a tag; use letters, digits, dots and dashes, as in lab-v1") from error
     names = recipe_names()
@@ -133,6 +146,7 @@ def package_state(tag: str) -> Frozen:
         "recipes": {name: package_recipe_hash(name) for name in names},
         "corpora": {name: corpus_hash(name) for name in names},
         "tasks": {task: [draw_hash(task, draw) for draw in range(DRAWS)] for task in task_names()},
+        "claims": claims_hash(),
     }
     return named.model_copy(update=hashes)
 
@@ -147,7 +161,7 @@ def differences(frozen: Frozen, found: Frozen) -> list[str]:
                 lines.append(f"{kind} of {name}: {'missing' if name not in now else 'not in the freeze'}")
             elif before[name] != now[name]:
                 lines.append(f"{kind} of {name}: changed")
-    return lines
+    return lines + ["claims: changed"] * (frozen.claims != found.claims)
 
 
 def foreign_bases() -> list[str]:
@@ -210,10 +224,16 @@ def refusal(manifest: Mapping[str, Any], tasks: Sequence[str], frozen: Frozen) -
     """Why a record, by its manifest, is not of this freeze; None if it is. `tasks`: all that it was evaluated on.
 
     Weights are compared where the base is shipped. Other base seeds are made again on every machine, where other
-    hardware rounds otherwise: of them only the recipe has to agree.
+    hardware rounds otherwise: of them only the recipe has to agree. Code is compared by `unrelated`; here a record is
+    refused if its code was no commit's. Where that is not known (an installed package), it is accepted.
     """
     model, seed = manifest["model"], manifest["seeds"]["base"]
     name = model["name"]
+    trainer, git = manifest.get("parts", {}).get("trainer"), manifest.get("git")
+    if trainer is not None:
+        return f"its weights were not trained: {trainer}"
+    if git is not None and git["dirty"]:
+        return f"it was made with changed code: uncommitted changes to {git['commit'][:12]}"
     if "laboratory" not in manifest:
         return "it does not say which laboratory it was made in (an older record)"
     if manifest["laboratory"] is None:
@@ -229,6 +249,34 @@ def refusal(manifest: Mapping[str, Any], tasks: Sequence[str], frozen: Frozen) -
         return f"its base {name}, seed {seed}, was made by another recipe than that of {frozen.tag}"
     unknown = [task for task in tasks if task not in frozen.tasks]
     return f"its task {unknown[0]} is not in the freeze {frozen.tag}" if unknown else None
+
+
+def unrelated(commits: Iterable[str], tag: str, source: Path = SOURCE) -> list[str] | None:
+    """Which of the commits are neither the tag's nor its descendants.
+
+    None where that cannot be told: no git, `source` not in a checkout of its own, no such tag, or a shallow clone.
+    """
+    if _git(source, "ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    tagged = _git(source, "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}")
+    if tagged is None or _git(source, "rev-parse", "--is-shallow-repository") != "false":
+        return None
+
+    def descends(commit: str) -> bool:
+        # What a record calls a commit may be anything, even an option of git.
+        named = re.fullmatch(r"[0-9a-f]{40,64}", commit) is not None
+        return named and _git(source, "merge-base", "--is-ancestor", tagged, commit) is not None
+
+    return [commit for commit in dict.fromkeys(commits) if not descends(commit)]
+
+
+def _git(source: Path, *arguments: str) -> str | None:
+    """What a git command prints, without the final newline; None if it fails."""
+    try:
+        done = subprocess.run(["git", "-C", str(source), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.rstrip("\n")
 
 
 def _shipped() -> list[Path]:
