@@ -63,9 +63,7 @@ def stand_in(study: Study, claims: Sequence[Claim]) -> pd.DataFrame:
     if len({run["cell"] for run in runs}) != 1 or len({run["seed_draw"] for run in runs}) < len(runs):
         raise UserError("these records are not finished replicates of one cell, each of its own draw")
     mine = [claim for claim in claims if comparable(claim)]
-    differences = [
-        np.array([values.of(run, claim.left) - values.of(run, claim.right) for run in runs]) for claim in mine
-    ]
+    differences = [_padded(values, runs, claim) for claim in mine]
     judged = judge(mine, differences).set_index("key")
     columns = ["n", "mean", "low", "high", "p_holm", "verdict", "reason"]
     rows = [
@@ -75,6 +73,12 @@ def stand_in(study: Study, claims: Sequence[Claim]) -> pd.DataFrame:
         for claim in claims
     ]
     return pd.DataFrame(rows, columns=["key", *columns])
+
+
+def _padded(values: Values, runs: Sequence[Mapping[str, Any]], claim: Claim) -> np.ndarray:
+    """The claim's first replicates, (replicates,), NaN where there are too few runs."""
+    found = [values.of(run, claim.left) - values.of(run, claim.right) for run in runs[: claim.replicates]]
+    return np.array(found + [np.nan] * (claim.replicates - len(found)))
 
 
 def report(first: pd.DataFrame, stood: pd.DataFrame, claims: Sequence[Claim]) -> str:
