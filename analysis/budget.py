@@ -1,4 +1,4 @@
-"""What the study's runs will take: planned runs (experiments/budget.yaml) times the time of measured ones.
+"""What the study's runs will take: planned runs (analysis/budget.yaml) times the time of measured ones.
 
     python -m analysis.budget RECORDS [--plan FILE] [--bases FOLDER]
 
@@ -34,7 +34,7 @@ from ttrl_repro.parts import Strict
 from ttrl_repro.records import Record
 
 ROOT = Path(__file__).resolve().parent.parent
-PLAN = ROOT / "experiments" / "budget.yaml"
+PLAN = ROOT / "analysis" / "budget.yaml"
 AT_A_TIME = 2  # runs with one thread each on two cores
 SHIPPED = Path(str(resources.files("ttrl_repro.miniature") / "weights"))
 

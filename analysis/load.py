@@ -1,7 +1,7 @@
 """Run records -> tidy tables.
 
 `runs`: one row per record: `run` (its folder's path from the loaded one), `cell` (config hash; replicates share it),
-seeds, state, task, model, `weights` (SHA-256 of a miniature base's file; None for others and in older records), reward,
+seeds, state, task, model, `weights` (hash of a miniature base's files; None for others and in older records), reward,
 steps, and `protocol` (how answers are evaluated, as a text: only runs with the same one compare). `metrics`: run, step,
 metric, value. `votes` and `answers`: the records' votes.parquet and eval rows, with `run` in front.
 """

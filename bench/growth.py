@@ -23,7 +23,7 @@ import typer
 from bench.harness import RESULTS, Measurement, log_slope, measure, spread, table, write
 from bench.ttrl_step import Steps
 from bench.worker import Worker
-from ttrl_repro.miniature.expressions import Operators, draw_expression
+from ttrl_repro.miniature.expressions import Operators, draw_expression, held_out
 from ttrl_repro.miniature.recipes import Architecture, load_recipe
 from ttrl_repro.progress import Progress
 from ttrl_repro.seeds import generator
@@ -45,7 +45,7 @@ def questions(count: int, folder: Path) -> str:
     problems: dict[str, int] = {}
     while len(problems) < count:
         expression = draw_expression(rng, TERMS, Operators())
-        if expression.held_out:
+        if held_out(expression.chain):
             problems[f"{expression}="] = expression.value()
     path = folder / f"{count}-questions.jsonl"
     path.write_text("".join(json.dumps({"problem": p, "answer": str(a)}) + "\n" for p, a in problems.items()))

@@ -18,6 +18,7 @@ from bench.stock_trl import MajorityVote, answer
 from bench.worker import Worker
 from ttrl_repro.adaptive import SequentialRule
 from ttrl_repro.miniature.recipes import load_recipe
+from ttrl_repro.miniature.tokenizer import VOCABULARY
 
 
 def measured(**seconds):
@@ -114,7 +115,7 @@ def test_operations_count_the_weights_of_the_real_architecture():
         num_key_value_heads=architecture.kv_heads,
         intermediate_size=architecture.intermediate_size,
         num_hidden_layers=architecture.layers,
-        vocab_size=22,
+        vocab_size=len(VOCABULARY),
     )
     shape = flops.Shape.of(config)
     norms = architecture.layers * (2 * architecture.hidden_size + 2 * architecture.head_dim) + architecture.hidden_size

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.test_pretrain import RECIPE
 from ttrl_repro.errors import UserError
 from ttrl_repro.evaluate import GREEDY, Protocol
+from ttrl_repro.laboratory import base_hash
 from ttrl_repro.miniature import card as card_module
 from ttrl_repro.miniature.card import (
     Card,
@@ -25,7 +26,6 @@ from ttrl_repro.miniature.card import (
     measured_hash,
     pooled,
     statistics_of,
-    weights_hash,
 )
 from ttrl_repro.miniature.pretrain import pretrain_base
 from ttrl_repro.progress import Progress
@@ -111,7 +111,7 @@ def test_the_standard_protocol_asks_every_task_but_those_of_single_figures():
 
 def test_the_card_of_a_base(made):
     card = Card.from_json((made / "card.json").read_text())
-    assert (card.weights, card.measured) == (weights_hash(made), measured_hash(SHORT))
+    assert (card.weights, card.measured) == (base_hash(made), measured_hash(SHORT))
     found = [(one.task, one.draws, one.questions, one.measure, one.temperature) for one in card.statistics]
     assert found == [
         ("mini-30", 2, 60, measure, temperature)

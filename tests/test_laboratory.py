@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -91,7 +92,7 @@ def test_a_draw_s_hash_sees_every_field_of_both_sets(monkeypatch, split, field):
 
     before = draw_hash("mini-30", 0)
     monkeypatch.setattr(laboratory, "load_task", changed)
-    assert draw_hash("mini-30", 0) != before
+    assert draw_hash.__wrapped__("mini-30", 0) != before  # past the cache
 
 
 def test_a_recipe_s_hash_leaves_out_its_description_alone():
@@ -115,38 +116,120 @@ def test_a_damaged_freeze_is_refused(tmp_path):
         read(tmp_path / "frozen.json")
 
 
-def test_in_force_where_all_that_a_run_uses_is_as_frozen():
-    name = read().content_hash()
-    assert in_force("mini-xs", 0, XS, ["mini-30", "mini-83"], 3) == name
-    assert in_force("mini-xs", 0, XS, ["mini-30"], 1000) == name  # beyond the frozen draws: by the generator
+@pytest.fixture(scope="module")
+def hashes():
+    """Of what the tests of `in_force` use, as the package is, whatever its own frozen.json says."""
+    return {
+        "weights": {"mini-xs-seed0": laboratory.base_hash(XS)},
+        "recipes": {"mini-xs": laboratory.package_recipe_hash("mini-xs")},
+        "corpora": {"mini-xs": laboratory.corpus_hash("mini-xs")},
+        "tasks": {task: [draw_hash(task, 0)] * 3 + [draw_hash(task, 3)] for task in ("mini-30", "mini-83")},
+    }
 
 
-def test_not_in_force_for_what_is_not_the_miniature_s(tmp_path):
-    assert in_force("some/model", 0, None, ["mini-30"], 0) is None
-    assert in_force("mini-xs", 0, XS, ["mini-30", "mine.jsonl"], 0) is None
-    # A base of the user's own, made by another recipe under the same name.
-    other = tmp_path / "mini-xs-seed1"
-    shutil.copytree(XS, other)
-    assert in_force("mini-xs", 1, other, ["mini-30"], 0) is not None
-    facts = json.loads((other / "recipe.json").read_text())
-    facts["recipe"]["corpus"]["tokens"] += 1
-    (other / "recipe.json").write_text(json.dumps(facts))
-    assert in_force("mini-xs", 1, other, ["mini-30"], 0) is None
-    (other / "recipe.json").unlink()
-    assert in_force("mini-xs", 1, other, ["mini-30"], 0) is None
+@pytest.fixture
+def freeze_now(hashes, monkeypatch):
+    """That these are frozen, under the tag lab-v0."""
+    frozen = read().model_copy(update={"tag": "lab-v0", **hashes})
+    monkeypatch.setattr(laboratory, "read", lambda: frozen)
+    return frozen
 
 
-def test_not_in_force_once_something_has_changed(tmp_path, monkeypatch):
-    other = tmp_path / "mini-xs-seed0"
-    shutil.copytree(XS, other)
-    content = bytearray((other / "model.safetensors").read_bytes())
-    content[-1] ^= 1  # one bit
-    (other / "model.safetensors").write_bytes(content)
-    assert in_force("mini-xs", 0, other, ["mini-30"], 0) is None
-    for function in ("package_recipe_hash", "corpus_hash", "draw_hash"):
-        with monkeypatch.context() as patch:
-            patch.setattr(laboratory, function, lambda *_: "0")
-            assert in_force("mini-xs", 0, XS, ["mini-30"], 0) is None, function
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the shipped mini-xs, to be changed."""
+    return Path(shutil.copytree(XS, tmp_path / "mini-xs"))
+
+
+def edit_json(path: Path, change) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_in_force_where_all_that_a_run_uses_is_as_frozen(freeze_now):
+    name = freeze_now.content_hash()
+    assert in_force("mini-xs", 0, XS, ["mini-30", "mini-83"], 3) == (name, None)
+    assert in_force("mini-xs", 0, XS, ["mini-30"], 1000) == (name, None)  # beyond the frozen draws: by the generator
+
+
+def test_what_is_not_the_miniature_s_has_nothing_to_do_with_the_freeze(monkeypatch):
+    def unread():
+        raise AssertionError("frozen.json was read")
+
+    monkeypatch.setattr(laboratory, "read", unread)
+    assert in_force("some/model", 0, None, ["mini-30"], 0) == (None, None)
+    assert in_force("mini-xs", 0, XS, ["mine.jsonl"], 0) == (None, None)
+
+
+def test_what_is_not_in_the_freeze_is_named(freeze_now):
+    reason = "its task mine.jsonl is not in the freeze lab-v0"
+    assert in_force("mini-xs", 0, XS, ["mini-30", "mine.jsonl"], 0) == (None, reason)
+    assert in_force("mini-m", 0, XS, ["mini-30"], 0) == (None, "its model mini-m is not in the freeze lab-v0")
+
+
+def test_a_base_of_another_recipe_is_not_the_laboratory_s(freeze_now, copy):
+    reason = "its base mini-xs, seed 0, was made by another recipe than that of lab-v0"
+    edit_json(copy / "recipe.json", lambda facts: facts["recipe"]["corpus"].update(tokens=1))
+    assert in_force("mini-xs", 0, copy, ["mini-30"], 0) == (None, reason)
+    (copy / "recipe.json").unlink()
+    assert in_force("mini-xs", 0, copy, ["mini-30"], 0) == (None, reason)
+
+
+def test_a_base_is_of_the_seed_that_made_it(freeze_now, copy):
+    # A copy of seed 0 in the folder of seed 1, which is not shipped, so that there are no weights to compare with.
+    reason = "its base mini-xs, seed 1, was made with base seed 0"
+    assert in_force("mini-xs", 1, copy, ["mini-30"], 0) == (None, reason)
+    edit_json(copy / "recipe.json", lambda facts: facts["summary"].update(base_seed=1))
+    assert in_force("mini-xs", 1, copy, ["mini-30"], 0) == (freeze_now.content_hash(), None)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda base: flip_a_bit(base / "model.safetensors"),
+        lambda base: edit_json(base / "config.json", lambda config: config.update(rms_norm_eps=1e-2)),
+        lambda base: edit_json(base / "config.json", lambda config: config["rope_parameters"].update(rope_theta=1e6)),
+        lambda base: edit_json(base / "tokenizer.json", lambda tokenizer: tokenizer.update(version="2.0")),
+        lambda base: shutil.copy(base / "model.safetensors", base / "more.safetensors"),
+    ],
+)
+def test_every_file_that_makes_a_base_is_hashed(freeze_now, copy, change):
+    assert in_force("mini-xs", 0, copy, ["mini-30"], 0)[1] is None
+    change(copy)
+    reason = "its base mini-xs, seed 0, has other files than that of lab-v0"
+    assert in_force("mini-xs", 0, copy, ["mini-30"], 0) == (None, reason)
+
+
+def test_a_folder_without_weights_has_no_hash(copy):
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no \.safetensors here"):
+        laboratory.base_hash(copy)
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        ("package_recipe_hash", "the recipe mini-xs has changed since lab-v0"),
+        ("corpus_hash", "the corpus of mini-xs has changed since lab-v0"),
+        ("draw_hash", "the task mini-30 has changed since lab-v0"),
+    ],
+)
+def test_not_in_force_once_the_package_has_changed(freeze_now, monkeypatch, function, reason):
+    monkeypatch.setattr(laboratory, function, lambda *_: "0")
+    assert in_force("mini-xs", 0, XS, ["mini-30"], 0) == (None, reason)
+
+
+def test_a_draw_is_hashed_once_a_process(freeze_now, monkeypatch):
+    draw_hash("mini-30", 0)
+    monkeypatch.setattr(laboratory, "load_task", None)
+    assert draw_hash("mini-30", 0) == freeze_now.tasks["mini-30"][0]
 
 
 def test_frozen_records_are_loaded(frozen_record):
@@ -162,7 +245,8 @@ def older(manifest):
     ("change", "reason"),
     [
         (older, "does not say which laboratory it was made in (an older record)"),
-        (lambda m: m.update(laboratory=None), "its model or its tasks were not those of the freeze"),
+        (lambda m: m.update(laboratory=None), "its model or its tasks are not the miniature's, or not those of the"),
+        (lambda m: m.update(laboratory=None, laboratory_reason="its base is another"), "its base is another"),
         (lambda m: m.update(laboratory="0"), "it was made in laboratory 0, not "),
         (lambda m: m["model"].update(weights="0"), "its weights of mini-xs, base seed 0, are not those of "),
         (lambda m: m["model"].update(recipe="0"), "mini-xs, seed 0, was made by another recipe than that of "),

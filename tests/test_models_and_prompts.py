@@ -24,8 +24,6 @@ def test_shipped_bases_load_and_are_what_their_recipe_says(name):
     assert make_engine("auto", model, tokenizer).name == "cpu"
     facts = json.loads((base_path(name, 0) / "recipe.json").read_text())
     assert facts["recipe"] == load_recipe(name).model_dump(mode="json")
-    assert (base_path(name, 0) / "card.json").is_file()
-    assert "| mini-500 |" in (base_path(name, 0) / "README.md").read_text()
 
 
 def test_all_shipped_bases_together_are_small():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from ttrl_repro.miniature import tokenizer
 from ttrl_repro.miniature.pretrain import build_model
 from ttrl_repro.miniature.recipes import Architecture
 from ttrl_repro.native import library as native
@@ -22,7 +23,7 @@ from ttrl_repro.rollouts.torch_decoder import TorchDecoder
 
 LIBRARY = native.load()
 needs_native = pytest.mark.skipif(isinstance(LIBRARY, str), reason=f"the native code is not available: {LIBRARY}")
-VOCABULARY = 22  # of the miniatures
+VOCABULARY = len(tokenizer.VOCABULARY)
 
 # Widths that are multiples of the panels and widths that are not; one, two and four heads to a key/value head.
 SHAPES = {
@@ -182,9 +183,9 @@ def test_an_interrupted_pass_has_used_the_memory(monkeypatch):
     [
         ([[1], []], [[2], [3]], "an empty prompt"),
         ([[1] * 100], [[2] * 61], "161 tokens exceed the model's 160 positions"),
-        ([[1, 22]], [[2]], "outside the vocabulary of 22"),
-        ([[1, 2]], [[22]], "outside the vocabulary of 22"),
-        ([[1, 2]], [[3, -1]], "outside the vocabulary of 22"),
+        ([[1, VOCABULARY]], [[2]], f"outside the vocabulary of {VOCABULARY}"),
+        ([[1, 2]], [[VOCABULARY]], f"outside the vocabulary of {VOCABULARY}"),
+        ([[1, 2]], [[3, -1]], f"outside the vocabulary of {VOCABULARY}"),
     ],
 )
 def test_rows_that_would_reach_outside_the_model_s_memory(prompts, completions, message):

@@ -135,7 +135,7 @@ def test_the_gradient_is_that_of_the_reference(tmp_path):
 
 
 def test_the_second_update_clips_as_the_reference_does(tmp_path):
-    experiment = change(train={"steps": 1, "updates_per_step": 2, "learning_rate": 3e-3})
+    experiment = change(train={"steps": 1, "updates_per_step": 2, "learning_rate": 1e-3})
     trainer, results = make(experiment, tmp_path)
     trainer.train()
     assert len(trainer.gradients) == len(trainer.inputs) == 2

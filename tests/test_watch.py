@@ -198,7 +198,7 @@ def test_no_alarm_reads_a_metric_that_needs_true_labels(repository):
 
 
 def test_records_made_before_a_metric_raise_no_alarm_by_it(repository):
-    folder = repository / "paper_figures" / "data" / "demo" / "r0"
+    folder = repository / "paper_figures" / "data" / "rewards" / "reward-majority" / "r0"
     experiment, given = Record.reopen(folder).experiment(), read_jsonl(folder / "metrics.jsonl")
     assert "top_answer_share" not in given[0]
     assert alarms(given, experiment.watch) == []

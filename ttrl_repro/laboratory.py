@@ -15,6 +15,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,12 +34,13 @@ MINIATURE = Path(str(resources.files("ttrl_repro.miniature")))
 PATH = MINIATURE / "frozen.json"
 DRAWS = 10  # of each task that are hashed
 CORPUS_TOKENS = 20_000  # of each recipe's corpus
+MADE_OF = ("config.json", "tokenizer.json")  # what a base is, besides its .safetensors: shape, constants, vocabulary
 
 
 class Frozen(Strict):
     """The content of frozen.json. `tag`: the git tag of the commit that has it. The rest: what -> its hash.
 
-    weights: of a shipped base (`mini-s-seed0`), the SHA-256 of its model.safetensors. recipes: of a recipe, see
+    weights: of a shipped base (`mini-s-seed0`), see `base_hash`. recipes: of a recipe, see
     `recipe_hash`. corpora: of a recipe, the first CORPUS_TOKENS of the corpus that it makes with base seed 0. tasks: of
     a task, draws 0 to DRAWS - 1, see `draw_hash`.
     """
@@ -66,10 +68,19 @@ def read(path: Path = PATH) -> Frozen:
         raise UserError(f"{path}: {where}: {first['msg']}") from error
 
 
-def weights_hash(base: Path) -> str:
-    """SHA-256 of the model.safetensors in a base's folder. Raises FileNotFoundError if there is none."""
-    with (base / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def base_hash(base: Path) -> str:
+    """Hash of the files that make the base in a folder: MADE_OF and its weights, by name and SHA-256.
+
+    Raises FileNotFoundError if one of them is missing.
+    """
+    weights = list(base.glob("*.safetensors"))
+    if not weights:
+        raise FileNotFoundError(f"{base}: no .safetensors here")
+    digest = hashlib.sha256()
+    for path in sorted([*weights, *(base / name for name in MADE_OF)]):
+        with path.open("rb") as file:
+            digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
+    return digest.hexdigest()[:16]
 
 
 def recipe_hash(content: dict[str, Any]) -> str:
@@ -82,8 +93,13 @@ def base_recipe_hash(base: Path) -> str | None:
 
     A base from the user's cache may be older than the package's recipe of that name.
     """
-    path = base / "recipe.json"
-    return recipe_hash(json.loads(path.read_text())["recipe"]) if path.is_file() else None
+    made = _made(base)
+    return recipe_hash(made["recipe"]) if made else None
+
+
+def base_seed_of(base: Path) -> int | None:
+    """The base seed that made the base in this folder, by its recipe.json; None if that does not say."""
+    return _made(base).get("summary", {}).get("base_seed")
 
 
 def package_recipe_hash(name: str) -> str:
@@ -91,12 +107,14 @@ def package_recipe_hash(name: str) -> str:
     return recipe_hash(load_recipe(name).model_dump(mode="json"))
 
 
+@cache
 def corpus_hash(name: str) -> str:
     """Hash of the first documents of a recipe's corpus: changes with the generator of expressions, texts or tokens."""
     corpus = load_recipe(name).corpus.model_copy(update={"tokens": CORPUS_TOKENS})
     return _hash([[document.prompt_ids, document.completion_ids] for document in documents(corpus, 0)])
 
 
+@cache  # drawing takes a while, and a process may start many runs
 def draw_hash(task: str, draw: int) -> str:
     """Hash of a draw of a miniature task: ids, problems and answers of its train and its fresh set."""
     sets = [load_task(task, draw), load_task(task, draw, "fresh")]
@@ -111,7 +129,7 @@ def package_state(tag: str) -> Frozen:
         raise UserError(f"{tag!r} cannot be a tag; use letters, digits, dots and dashes, as in lab-v1") from error
     names = recipe_names()
     hashes = {
-        "weights": {base.name: weights_hash(base) for base in _shipped()},
+        "weights": {base.name: base_hash(base) for base in _shipped()},
         "recipes": {name: package_recipe_hash(name) for name in names},
         "corpora": {name: corpus_hash(name) for name in names},
         "tasks": {task: [draw_hash(task, draw) for draw in range(DRAWS)] for task in task_names()},
@@ -148,24 +166,44 @@ def freeze(tag: str, path: Path = PATH) -> Frozen:
     return state
 
 
-def in_force(model: str, base_seed: int, base: Path | None, tasks: Sequence[str], draw: int) -> str | None:
-    """`content_hash` of the package's freeze if all that a run uses is as frozen, else None.
+def in_force(
+    model: str, base_seed: int, base: Path | None, tasks: Sequence[str], draw: int
+) -> tuple[str | None, str | None]:
+    """`content_hash` of the package's freeze if all that a run uses is as frozen; else None, and why it is not.
 
-    base: the folder of the model's weights, None for a model that is no miniature base. tasks: all that the run trains
-    and evaluates on. Of a draw beyond the frozen ones, draw 0 stands for the generator. Raises UserError as `read`.
+    base: the folder of the model's weights, None for a model that is no miniature base. tasks: the one trained on, then
+    all others that the run evaluates on. Of a draw beyond the frozen ones, draw 0 stands for the generator. A run of
+    another model, or on a task that is none of the miniature's, has nothing to do with the freeze: (None, None), and
+    nothing is read. Raises UserError as `read`.
     """
+    if base is None or tasks[0] not in task_names():
+        return None, None
     frozen = read()
-    if base is None or model not in frozen.recipes or any(task not in frozen.tasks for task in tasks):
-        return None
+    reason = _departure(frozen, model, base_seed, base, tasks, draw)
+    return (None, reason) if reason else (frozen.content_hash(), None)
+
+
+def _departure(frozen: Frozen, model: str, base_seed: int, base: Path, tasks: Sequence[str], draw: int) -> str | None:
+    """What a run uses that is not as frozen, what is looked up fast first; None if nothing is."""
+    if model not in frozen.recipes:
+        return f"its model {model} is not in the freeze {frozen.tag}"
+    unknown = [task for task in tasks if task not in frozen.tasks]
+    if unknown:
+        return f"its task {unknown[0]} is not in the freeze {frozen.tag}"
+    if base_recipe_hash(base) != frozen.recipes[model]:
+        return f"its base {model}, seed {base_seed}, was made by another recipe than that of {frozen.tag}"
+    if base_seed_of(base) != base_seed:
+        return f"its base {model}, seed {base_seed}, was made with base seed {base_seed_of(base)}"
     shipped = frozen.weights.get(f"{model}-seed{base_seed}")
+    if shipped is not None and base_hash(base) != shipped:
+        return f"its base {model}, seed {base_seed}, has other files than that of {frozen.tag}"
+    if package_recipe_hash(model) != frozen.recipes[model]:
+        return f"the recipe {model} has changed since {frozen.tag}"
+    if corpus_hash(model) != frozen.corpora[model]:
+        return f"the corpus of {model} has changed since {frozen.tag}"
     looked_at = draw if draw < DRAWS else 0
-    agrees = (
-        (shipped is None or weights_hash(base) == shipped)
-        and base_recipe_hash(base) == package_recipe_hash(model) == frozen.recipes[model]
-        and corpus_hash(model) == frozen.corpora[model]
-        and all(draw_hash(task, looked_at) == frozen.tasks[task][looked_at] for task in tasks)
-    )
-    return frozen.content_hash() if agrees else None
+    changed = [task for task in tasks if draw_hash(task, looked_at) != frozen.tasks[task][looked_at]]
+    return f"the task {changed[0]} has changed since {frozen.tag}" if changed else None
 
 
 def refusal(manifest: Mapping[str, Any], tasks: Sequence[str], frozen: Frozen) -> str | None:
@@ -179,7 +217,8 @@ def refusal(manifest: Mapping[str, Any], tasks: Sequence[str], frozen: Frozen) -
     if "laboratory" not in manifest:
         return "it does not say which laboratory it was made in (an older record)"
     if manifest["laboratory"] is None:
-        return "its model or its tasks were not those of the freeze that it was made under"
+        reason = manifest.get("laboratory_reason")
+        return reason or "its model or its tasks are not the miniature's, or not those of the freeze at that time"
     if manifest["laboratory"] != frozen.content_hash():
         return f"it was made in laboratory {manifest['laboratory']}, not {frozen.tag} ({frozen.content_hash()})"
     if name not in frozen.recipes:
@@ -194,6 +233,11 @@ def refusal(manifest: Mapping[str, Any], tasks: Sequence[str], frozen: Frozen) -
 
 def _shipped() -> list[Path]:
     return sorted(path.parent for path in (MINIATURE / "weights").glob("*/model.safetensors"))
+
+
+def _made(base: Path) -> dict[str, Any]:
+    path = base / "recipe.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _recipe_of(base: Path) -> str:

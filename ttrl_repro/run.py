@@ -183,7 +183,11 @@ def start(experiment: Experiment, folder: Path) -> Record:
     if state.is_main_process and isinstance(native, str) and unsupported(setup.model) is None:
         print(f"note: {native}, so this model runs in PyTorch alone, several times slower", file=sys.stderr)
     if state.is_main_process:
-        Record.create(folder, experiment, facts_of(setup))
+        facts = facts_of(setup)
+        if facts["laboratory_reason"]:
+            reason = facts["laboratory_reason"]
+            print(f"note: not of the frozen laboratory: {reason}; claims will refuse this run", file=sys.stderr)
+        Record.create(folder, experiment, facts)
     state.wait_for_everyone()
     record = Record.reopen(folder)
     with _locked(folder):
@@ -242,18 +246,20 @@ def facts_of(setup: Setup) -> dict[str, Any]:
     experiment = setup.experiment
     miniature = experiment.model in recipe_names()
     base = base_path(experiment.model, experiment.seeds.base) if miniature else None
-    tasks = (experiment.task, *experiment.evaluate.tasks)
+    tasks, seeds = (experiment.task, *experiment.evaluate.tasks), experiment.seeds
+    freeze, reason = laboratory.in_force(experiment.model, seeds.base, base, tasks, seeds.draw)
     return {
         "model": {
             "name": experiment.model,
-            "weights": laboratory.weights_hash(base) if base else None,
+            "weights": laboratory.base_hash(base) if base else None,
             "recipe": laboratory.base_recipe_hash(base) if base else None,
             "architecture": setup.model.config.model_type,
             "parameters": setup.model.num_parameters(),
             "dtype": str(setup.model.dtype).removeprefix("torch."),
             "revision": getattr(setup.model.config, "_commit_hash", None),  # of a hub model
         },
-        "laboratory": laboratory.in_force(experiment.model, experiment.seeds.base, base, tasks, experiment.seeds.draw),
+        "laboratory": freeze,
+        "laboratory_reason": reason,
         "task": {
             "name": setup.task.name,  # of a user's file: its stem
             "questions": len(setup.task.questions),

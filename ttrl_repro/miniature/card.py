@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from ttrl_repro.config import Answers, Prompt
 from ttrl_repro.errors import UserError
 from ttrl_repro.evaluate import GREEDY, Protocol, evaluate, refuse_too_long
+from ttrl_repro.laboratory import base_hash
 from ttrl_repro.miniature.corpus import MAX_COMPLETION
 from ttrl_repro.models import bases_folder, load_model
 from ttrl_repro.progress import Progress
@@ -43,7 +44,6 @@ from ttrl_repro.tasks import Task, load_task, task_names
 from ttrl_repro.tasks.miniature import DEVELOPMENT_DRAWS
 
 VERSION = 1  # of the statistics: raise it when their definition or the grading changes
-MADE_OF = ("config.json", "tokenizer.json")  # what a base is, besides its .safetensors
 GREEDY_ACCURACY, MAJORITY_RATIO, ABSTENTIONS = "greedy", "majority_ratio", "abstentions"
 
 
@@ -122,14 +122,6 @@ def pooled(name: str, questions: int) -> tuple[Task, int]:
     return Task(name, "train", tuple(question for task in tasks for question in task.questions)), len(tasks)
 
 
-def weights_hash(folder: Path) -> str:
-    """A hash of the files that make the base in `folder`."""
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *(folder / name for name in MADE_OF)]):
-        digest.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
-    return digest.hexdigest()[:16]
-
-
 def measured_hash(protocol: CardProtocol) -> str:
     """A hash of what a base is measured by: questions, labels, how answers are read, and the protocol."""
     tasks = []
@@ -188,7 +180,7 @@ def measure(folder: Path, protocol: CardProtocol, progress: Progress) -> Card:
                 for name, estimate in statistics_of(codes_QN, each.temperature, protocol.k).items()
             ]
     progress.finish()
-    return Card(weights_hash(folder), measured_hash(protocol), tuple(found))
+    return Card(base_hash(folder), measured_hash(protocol), tuple(found))
 
 
 @contextmanager
@@ -234,7 +226,7 @@ def kept_card(folder: Path, protocol: CardProtocol) -> Card | None:
             card = Card.from_json(path.read_text())
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path}: is not the card of a base ({error}); remove it") from error
-        if (card.weights, card.measured) == (weights_hash(folder), measured_hash(protocol)):
+        if (card.weights, card.measured) == (base_hash(folder), measured_hash(protocol)):
             return card
     return None
 
