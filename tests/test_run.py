@@ -274,6 +274,9 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(finished, tmp_path
     set_state(folder, "running")
     resume(folder)
     same_outcome(finished, folder)
+    # Its time from beginning to end is not what it took.
+    assert len(Record.reopen(folder).manifest["resumed"]) == 1
+    assert "resumed" not in Record.reopen(finished).manifest
 
 
 def test_a_run_killed_after_its_last_checkpoint_only_needs_its_end(finished, tmp_path):

@@ -389,9 +389,9 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"]) or "(top level)"
     if first["type"] == "extra_forbidden":
-        for part in first["loc"][:-1]:
-            annotation = model.model_fields[str(part)].annotation
-            kinds = (annotation, *get_args(annotation))  # of `Lora | None`, too
+        for part in (part for part in first["loc"][:-1] if isinstance(part, str)):  # not a place in a list
+            annotation = model.model_fields[part].annotation
+            kinds = (annotation, *get_args(annotation))  # of `Lora | None` and `tuple[Planned, ...]`, too
             model = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
         return f"{where}: unknown field; known here: {', '.join(model.model_fields)}"
     message = first["msg"].removeprefix("Value error, ")

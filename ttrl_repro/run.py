@@ -41,7 +41,7 @@ from ttrl_repro.native.support import native_library, unsupported
 from ttrl_repro.processes import processes
 from ttrl_repro.progress import Progress
 from ttrl_repro.prompts import encode_prompts
-from ttrl_repro.records import Record, Row, read_jsonl, refuse_occupied, write_atomic
+from ttrl_repro.records import Record, Row, now, read_jsonl, refuse_occupied, write_atomic
 from ttrl_repro.rewards import REWARDS
 from ttrl_repro.rollouts import Engine, make_engine
 from ttrl_repro.side_models import cannot_carry_critic
@@ -208,9 +208,9 @@ def resume(folder: Path) -> Record:
         setup = prepare(experiment)
         facts = facts_of(setup)
         for key in ("model", "task", "processes", "laboratory"):
-            began, now = _known_to(record.manifest, facts, key)
-            if began != now:
-                raise UserError(f"{folder}: the run began with {key} {began}, now it is {now}")
+            began, found = _known_to(record.manifest, facts, key)
+            if began != found:
+                raise UserError(f"{folder}: the run began with {key} {began}, now it is {found}")
         for what in ("threads", "native"):
             if record.manifest.get(what, facts[what]) != facts[what]:
                 print(
@@ -222,6 +222,7 @@ def resume(folder: Path) -> Record:
         state = processes()
         state.wait_for_everyone()
         if state.is_main_process:
+            record.manifest["resumed"] = [*record.manifest.get("resumed", []), now()]
             # Without a checkpoint even the base's evaluation is done again: it may be half-written.
             record.rewind(updates // experiment.train.updates_per_step if checkpoint else -1)
             checkpoints.drop_incomplete(folder / "checkpoints")
@@ -236,8 +237,8 @@ def _known_to(manifest: Row, facts: Row, key: str) -> tuple[Any, Any]:
     """A fact as the record has it, and as it is now: only what the record knows, as an older one lacks newer fields."""
     if key not in manifest:
         return None, None
-    began, now = manifest[key], facts[key]
-    return began, {name: value for name, value in now.items() if name in began} if isinstance(began, dict) else now
+    began, found = manifest[key], facts[key]
+    return began, {name: value for name, value in found.items() if name in began} if isinstance(began, dict) else found
 
 
 def facts_of(setup: Setup) -> dict[str, Any]:
