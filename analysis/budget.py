@@ -15,7 +15,6 @@ of a shipped base, or of one in the folder --bases.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib import resources
@@ -24,14 +23,14 @@ from statistics import median
 from typing import Annotated
 
 import typer
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from ttrl_repro.config import describe, load_experiment
-from ttrl_repro.errors import UserError
+from ttrl_repro.errors import UserError, in_one_line
 from ttrl_repro.miniature.recipes import load_recipe
 from ttrl_repro.parts import Strict
 from ttrl_repro.records import Record
+from ttrl_repro.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAN = ROOT / "analysis" / "budget.yaml"
@@ -99,12 +98,9 @@ class Pretrained(Strict):
 
 def read_plan(path: Path = PLAN) -> Plan:
     """The planned runs. Raises UserError naming file and field."""
+    content = read_yaml(path, "budget")
     try:
-        return Plan.model_validate(yaml.safe_load(path.read_text()))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the budget: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        return Plan.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{path}: {describe(error, Plan)}") from error
 
@@ -201,8 +197,5 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
+    with in_one_line("budget"):
         typer.run(main)
-    except UserError as error:
-        print(f"budget: {error}", file=sys.stderr)
-        raise SystemExit(2) from None

@@ -45,17 +45,18 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from analysis.load import Study, load, rows_of
 from ttrl_repro import laboratory
+from ttrl_repro.config import describe
 from ttrl_repro.errors import UserError
 from ttrl_repro.parts import Strict
 from ttrl_repro.replicate_tests import ALPHA, equivalence_p, holm, sign_flip_p
 from ttrl_repro.stats import avg_at_k, maj_at_k, pass_at_k, replicates_interval
 from ttrl_repro.summary import Codes, codes_by_protocol
 from ttrl_repro.tasks.miniature import DEVELOPMENT_DRAWS
+from ttrl_repro.yaml_files import read_yaml
 
 PATH = Path(__file__).with_name("claims.yaml")
 MOST = 8  # claims
@@ -222,18 +223,11 @@ def seeds_of(replicate: int) -> tuple[int, int, int]:
 
 def read_file(path: Path = PATH) -> Claims:
     """The content of a claims file. Raises UserError naming file, claim, field and complaint."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the claims: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path, "claims")
     try:
         return Claims.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "(top level)"
-        raise UserError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise UserError(f"{path}: {describe(error, Claims)}") from error
 
 
 def read_claims(path: Path = PATH) -> tuple[Claim, ...]:

@@ -47,7 +47,7 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def load(folder: str | Path, frozen: bool = False) -> Study:
-    """All records in `folder`: itself a record, a folder of records, or one with a folder of records for each arm.
+    """All records in `folder`: itself a record, or a folder of records, up to two folders (cells, arms) deeper.
 
     In order of their paths. frozen: accept only records of the frozen laboratory (`ttrl_repro.laboratory`).
     Raises UserError if there is none, if one is damaged or (with `frozen`) foreign, or if two are the same replicate of
@@ -57,7 +57,7 @@ def load(folder: str | Path, frozen: bool = False) -> Study:
     if (root / "manifest.json").is_file():
         found = {root.name: root}
     else:
-        paths = [path.parent for depth in ("*", "*/*") for path in root.glob(f"{depth}/manifest.json")]
+        paths = [path.parent for depth in ("*", "*/*", "*/*/*") for path in root.glob(f"{depth}/manifest.json")]
         found = {path.relative_to(root).as_posix(): path for path in sorted(paths)}
     if not found:
         raise UserError(f"{root}: no run records here")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -74,13 +74,10 @@ def phase_table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def title_of(cells: Mapping[Path, Study], table: pd.DataFrame) -> str:
-    """Steps, questions, parameters and replicates of the finished runs, as their records, in these folders, say."""
-    manifests = [
-        Record.reopen(cell / run).manifest
-        for cell, study in cells.items()
-        for run in study.runs.loc[study.runs["state"] == "finished", "run"]
-    ]
+def title_of(folder: Path, study: Study, table: pd.DataFrame) -> str:
+    """Steps, questions, parameters and replicates of the finished runs, as their records in the folder say."""
+    finished = study.runs.loc[study.runs["state"] == "finished", "run"]
+    manifests = [Record.reopen(folder / run).manifest for run in finished]
     steps = _listed(str(manifest["steps_done"]) for manifest in manifests)
     questions = _listed(str(manifest["task"]["questions"]) for manifest in manifests)
     parameters = _listed(f"{manifest['model']['parameters'] / 1e6:.1f}" for manifest in manifests)

@@ -8,7 +8,6 @@ gain: above their first majority vote, or as support of a claim that training ra
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +18,7 @@ import typer
 
 from analysis.claims import MEASURES, PATH, Claim, Values, first_majority, judge, read_claims
 from analysis.load import Study, load, rows_of
-from ttrl_repro.errors import UserError
+from ttrl_repro.errors import UserError, in_one_line
 from ttrl_repro.records import Record
 
 ARM = "confirm-majority"
@@ -129,8 +128,5 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
+    with in_one_line("sharpened_null"):
         typer.run(main)
-    except UserError as error:
-        print(f"sharpened_null: {error}", file=sys.stderr)
-        raise SystemExit(2) from None

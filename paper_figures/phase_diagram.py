@@ -10,13 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 
 from analysis import load
 from analysis.phase import draw, phase_runs, phase_table, title_of
 from analysis.style import save
-from ttrl_repro.errors import UserError
+from ttrl_repro.errors import in_one_line
 
 HERE = Path(__file__).resolve().parent
 NAME = "phase_diagram"
@@ -27,19 +26,14 @@ def main(
     out: Annotated[Path, typer.Option(help="where pdf, png and csv go")] = HERE,
 ) -> None:
     """Draw the figure, write its tables, and print where they went."""
-    cells = sorted(path for path in records.iterdir() if path.is_dir()) if records.is_dir() else []
-    if not cells:
-        raise UserError(f"{records}: no cells here")
-    studies = {cell: load(cell) for cell in cells}
-    runs = pd.concat([phase_runs(study) for study in studies.values()], ignore_index=True)
+    study = load(records)
+    runs = phase_runs(study)
     table = phase_table(runs)
-    for path in save(draw(table, title_of(studies, table)), table, out, NAME):
+    for path in save(draw(table, title_of(records, study, table)), table, out, NAME):
         print(f"figure: {path}")
     runs.to_csv(out / f"{NAME}_runs.csv", index=False, float_format="%.6g", lineterminator="\n")
 
 
 if __name__ == "__main__":
-    try:
+    with in_one_line(NAME):
         typer.run(main)
-    except UserError as error:
-        raise SystemExit(f"{NAME}: {error}") from None

@@ -10,12 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 
 from analysis import load
 from analysis.regime import markdown, regime_runs, regime_table
-from ttrl_repro.errors import UserError
+from ttrl_repro.errors import in_one_line
 
 HERE = Path(__file__).resolve().parent
 NAME = "table_laboratory"
@@ -33,10 +32,7 @@ def main(
     out: Annotated[Path, typer.Option(help="where csv and md go")] = HERE,
 ) -> None:
     """Write the table and print it."""
-    cells = sorted(path for path in records.iterdir() if path.is_dir()) if records.is_dir() else []
-    if not cells:
-        raise UserError(f"{records}: no cells here")
-    runs = pd.concat([regime_runs(load(cell)) for cell in cells], ignore_index=True)
+    runs = regime_runs(load(records))
     table = regime_table(runs)
     out.mkdir(parents=True, exist_ok=True)
     runs.to_csv(out / f"{NAME}_runs.csv", index=False, float_format="%.6g", lineterminator="\n")
@@ -49,7 +45,5 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
+    with in_one_line(NAME):
         typer.run(main)
-    except UserError as error:
-        raise SystemExit(f"{NAME}: {error}") from None

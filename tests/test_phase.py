@@ -90,11 +90,11 @@ def test_the_bar_is_the_vote_at_the_best_temperature(cell):
 def test_the_title_is_what_the_records_say(cell):
     table = phase_table(phase_runs(load(cell)))
     title = "TTRL for 6 steps on 60 questions, 0.2 M parameters; means over 1 replicates"
-    assert title_of({cell: load(cell)}, table) == title
+    assert title_of(cell, load(cell), table) == title
     record = Record.reopen(cell / "r2")
     record.manifest["model"]["parameters"], record.manifest["task"]["questions"] = 891_392, 30
     record.save_manifest()
-    assert title_of({cell: load(cell)}, table) == title.replace("60", "30").replace("0.2", "0.9")
+    assert title_of(cell, load(cell), table) == title.replace("60", "30").replace("0.2", "0.9")
 
 
 def test_the_figure(cell, tmp_path, repository):

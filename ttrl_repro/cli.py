@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ttrl_repro.errors import Interrupted, UserError
+from ttrl_repro.errors import UserError, in_one_line
 from ttrl_repro.startup import prepare_process
 
 if TYPE_CHECKING:
@@ -232,14 +231,8 @@ def print_outcome(record: Record) -> None:
 
 def main() -> None:
     """Entry point: a UserError is one line and exit code 2; an interrupt exits with 128 + signal."""
-    try:
+    with in_one_line("ttrl"):
         app()
-    except UserError as error:
-        print(f"ttrl: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except Interrupted as error:
-        print(f"ttrl: {error}", file=sys.stderr)
-        raise SystemExit(128 + error.signal_number) from None
 
 
 if __name__ == "__main__":

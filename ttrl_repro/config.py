@@ -27,6 +27,7 @@ from ttrl_repro.algorithms import ALGORITHMS, GRPO, Algorithm
 from ttrl_repro.errors import UserError
 from ttrl_repro.parts import Strict as _Strict
 from ttrl_repro.rewards import REWARDS, Majority, Reward
+from ttrl_repro.yaml_files import read_yaml
 
 NOT_HASHED = ("name", "claim", "seeds", "tracking")
 
@@ -348,12 +349,7 @@ def load_experiment(path: Path, overrides: list[str] | None = None) -> Experimen
 
     Raises UserError naming file, field and what would be right.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the experiment: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path, "experiment")
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of fields, found {type(content).__name__}")
     for override in overrides or []:

@@ -1,4 +1,10 @@
-"""The one exception that means "the user can mend this"."""
+"""The one exception that means "the user can mend this", and how commands say it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -15,3 +21,16 @@ class Interrupted(Exception):
     def __init__(self, signal_number: int, folder: object) -> None:
         super().__init__(f"interrupted; continue with `ttrl resume {folder}`")
         self.signal_number = signal_number
+
+
+@contextmanager
+def in_one_line(command: str) -> Iterator[None]:
+    """Run a command's body: a UserError is one line on standard error and exit code 2, an interrupt 128 + signal."""
+    try:
+        yield
+    except UserError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except Interrupted as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        raise SystemExit(128 + error.signal_number) from None

@@ -17,7 +17,6 @@ import hashlib
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -28,7 +27,8 @@ import typer
 import yaml
 from pydantic import Field, ValidationError
 
-from ttrl_repro.errors import UserError
+from ttrl_repro.config import describe
+from ttrl_repro.errors import UserError, in_one_line
 from ttrl_repro.miniature.corpus import documents
 from ttrl_repro.miniature.recipes import load_recipe, recipe_names
 from ttrl_repro.parts import Strict
@@ -71,9 +71,7 @@ def read(path: Path = PATH) -> Frozen:
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing; `python -m ttrl_repro.laboratory freeze TAG` writes it") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "(top level)"
-        raise UserError(f"{path}: {where}: {first['msg']}") from error
+        raise UserError(f"{path}: {describe(error, Frozen)}") from error
 
 
 def base_hash(base: Path) -> str:
@@ -316,8 +314,5 @@ def check_command() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with in_one_line("laboratory"):
         app()
-    except UserError as error:
-        print(f"laboratory: {error}", file=sys.stderr)
-        raise SystemExit(2) from None

@@ -11,7 +11,6 @@ Safe to stop and start again: finished replicates are kept.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +19,7 @@ import typer
 from transformers import PreTrainedModel
 
 from ttrl_repro.config import Experiment, load_experiment
-from ttrl_repro.errors import UserError
+from ttrl_repro.errors import UserError, in_one_line
 from ttrl_repro.models import locate
 from ttrl_repro.records import Record
 from ttrl_repro.rollouts import make_engine
@@ -104,8 +103,5 @@ def main(
 
 if __name__ == "__main__":
     prepare_process()
-    try:
+    with in_one_line("sharpened"):
         typer.run(main)
-    except UserError as error:
-        print(f"sharpened: {error}", file=sys.stderr)
-        raise SystemExit(2) from None

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from ttrl_repro.config import Answers, Prompt
+from ttrl_repro.config import Prompt
 from ttrl_repro.errors import UserError
 from ttrl_repro.evaluate import GREEDY, Protocol, evaluate, refuse_too_long
 from ttrl_repro.laboratory import base_hash
@@ -105,11 +105,6 @@ class Card:
         return cls(**found, statistics=tuple(statistics))
 
 
-def answers_of(_: Task) -> Answers:
-    """How the answers of a task are read: the one place to change for tasks that are not mathematics."""
-    return Answers()
-
-
 @cache  # drawing takes a second, and every base is asked the same
 def pooled(name: str, questions: int) -> tuple[Task, int]:
     """Draws DEVELOPMENT_DRAWS, ... of a task's train set as one, until it holds `questions` questions; how many draws.
@@ -123,11 +118,11 @@ def pooled(name: str, questions: int) -> tuple[Task, int]:
 
 
 def measured_hash(protocol: CardProtocol) -> str:
-    """A hash of what a base is measured by: questions, labels, how answers are read, and the protocol."""
+    """A hash of what a base is measured by: questions, labels and the protocol."""
     tasks = []
     for name in protocol.tasks:
         task, _ = pooled(name, protocol.questions)
-        tasks.append([answers_of(task).model_dump(), [[q.id, q.problem, q.answer] for q in task.questions]])
+        tasks.append([[q.id, q.problem, q.answer] for q in task.questions])
     return hashlib.sha256(json.dumps([VERSION, asdict(protocol), tasks]).encode()).hexdigest()[:16]
 
 
@@ -171,7 +166,6 @@ def measure(folder: Path, protocol: CardProtocol, progress: Progress) -> Card:
                 protocol.max_new_tokens,
                 protocol.seed,
                 step=0,
-                extraction=answers_of(task),
                 report=lambda n: progress.advance(amount=n),
             )
             (codes_QN,) = codes_by_protocol(rows).values()

@@ -19,7 +19,6 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from ttrl_repro.errors import UserError
 from ttrl_repro.miniature.card import CardProtocol, card_of, locked
 from ttrl_repro.miniature.corpus import Document, documents
-from ttrl_repro.miniature.muon import Muon
 from ttrl_repro.miniature.recipes import Architecture, Optimisation, Recipe
 from ttrl_repro.miniature.tokenizer import BOS, EOS, IDS, PAD, VOCABULARY, build_tokenizer
 from ttrl_repro.models import bases_folder
@@ -97,7 +96,7 @@ def build_optimizers(model: Qwen3ForCausalLM, plan: Optimisation) -> list[torch.
     hidden = [p for name, p in model.named_parameters() if p.dim() == 2 and ".layers." in name]
     rest = [p for name, p in model.named_parameters() if p.dim() != 2 or ".layers." not in name]
     return [
-        Muon(hidden, lr=plan.learning_rate, weight_decay=plan.weight_decay),
+        torch.optim.Muon(hidden, lr=plan.learning_rate, weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=plan.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]
 
