@@ -7,6 +7,7 @@ import torch
 from ttrl_repro.config import Prompt
 from ttrl_repro.errors import UserError
 from ttrl_repro.miniature.bases import SIZES
+from ttrl_repro.miniature.card import CardProtocol, kept_card
 from ttrl_repro.miniature.recipes import load_recipe
 from ttrl_repro.models import base_path, load_model, locate
 from ttrl_repro.prompts import BOXED, encode_prompts, render
@@ -24,6 +25,8 @@ def test_shipped_bases_load_and_are_what_their_recipe_says(name):
     assert make_engine("auto", model, tokenizer).name == "cpu"
     facts = json.loads((base_path(name, 0) / "recipe.json").read_text())
     assert facts["recipe"] == load_recipe(name).model_dump(mode="json")
+    # Its card is of these weights, of the tasks as they are, and of the protocol that `ttrl bases` has now.
+    assert kept_card(base_path(name, 0), CardProtocol.standard()) is not None
 
 
 def test_all_shipped_bases_together_are_small():
