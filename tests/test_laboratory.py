@@ -227,6 +227,8 @@ def flip_a_bit(path: Path) -> None:
         lambda base: edit_json(base / "config.json", lambda config: config.update(rms_norm_eps=1e-2)),
         lambda base: edit_json(base / "config.json", lambda config: config["rope_parameters"].update(rope_theta=1e6)),
         lambda base: edit_json(base / "tokenizer.json", lambda tokenizer: tokenizer.update(version="2.0")),
+        lambda base: edit_json(base / "tokenizer_config.json", lambda config: config.update(padding_side="right")),
+        lambda base: edit_json(base / "generation_config.json", lambda config: config.update(eos_token_id=3)),
         lambda base: shutil.copy(base / "model.safetensors", base / "more.safetensors"),
     ],
 )
@@ -280,6 +282,8 @@ def older(manifest):
         (lambda m: m.update(laboratory="0"), "it was made in laboratory 0, not "),
         (lambda m: m.update(parts={"trainer": "sharpened"}), "its weights were not trained: sharpened"),
         (lambda m: m["git"].update(dirty=True), f"made with changed code: uncommitted changes to {'0' * 12}"),
+        (lambda m: m.update(resumed=[{"git": {**m["git"], "dirty": True}}]), "it was resumed with other code"),
+        (lambda m: m.update(resumed=[{"git": None}]), "it was resumed with other code"),
         (lambda m: m["model"].update(weights="0"), "its weights of mini-xs, base seed 0, are not those of "),
         (lambda m: m["model"].update(recipe="0"), "mini-xs, seed 0, was made by another recipe than that of "),
         (lambda m: m["model"].update(name="some/model"), "its model some/model is not in the freeze "),

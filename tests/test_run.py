@@ -23,7 +23,7 @@ from ttrl_repro.adapters import with_adapters
 from ttrl_repro.config import Experiment, Lora
 from ttrl_repro.errors import Interrupted, UserError
 from ttrl_repro.models import load_model
-from ttrl_repro.records import Record, read_eval, read_jsonl
+from ttrl_repro.records import Record, git_state, read_eval, read_jsonl
 from ttrl_repro.run import resume, start
 
 STEPS = 6
@@ -275,7 +275,8 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(finished, tmp_path
     resume(folder)
     same_outcome(finished, folder)
     # Its time from beginning to end is not what it took.
-    assert len(Record.reopen(folder).manifest["resumed"]) == 1
+    (resumption,) = Record.reopen(folder).manifest["resumed"]
+    assert resumption["git"] == git_state(tmp_path)
     assert "resumed" not in Record.reopen(finished).manifest
 
 

@@ -41,7 +41,8 @@ SOURCE = Path(__file__).resolve().parent
 CLAIMS = SOURCE.parent / "analysis" / "claims.yaml"  # read as a file: nothing of `analysis` is imported here
 DRAWS = 10  # of each task that are hashed
 CORPUS_TOKENS = 20_000  # of each recipe's corpus
-MADE_OF = ("config.json", "tokenizer.json")  # what a base is, besides its .safetensors: shape, constants, vocabulary
+# What a base is, besides its .safetensors: shape, constants, vocabulary, ids of the special tokens.
+MADE_OF = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 class Frozen(Strict):
@@ -232,6 +233,8 @@ def refusal(manifest: Mapping[str, Any], tasks: Sequence[str], frozen: Frozen) -
         return f"its weights were not trained: {trainer}"
     if git is not None and git["dirty"]:
         return f"it was made with changed code: uncommitted changes to {git['commit'][:12]}"
+    if any(resumption["git"] != git for resumption in manifest.get("resumed", [])):
+        return "it was resumed with other code than that it began with"
     if "laboratory" not in manifest:
         return "it does not say which laboratory it was made in (an older record)"
     if manifest["laboratory"] is None:

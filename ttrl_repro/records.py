@@ -154,6 +154,10 @@ class Record:
         record.save_manifest()
         return record
 
+    def note_resumption(self) -> None:
+        """Write into the manifest that a run goes on with this record: when, and with which code."""
+        self.manifest.setdefault("resumed", []).append({"at": now(), "git": git_state(self.folder)})
+
     @classmethod
     def reopen(cls, folder: Path) -> Record:
         """Open an existing record. Raises UserError if there is none, or one of another schema."""

@@ -41,7 +41,7 @@ from ttrl_repro.native.support import native_library, unsupported
 from ttrl_repro.processes import processes
 from ttrl_repro.progress import Progress
 from ttrl_repro.prompts import encode_prompts
-from ttrl_repro.records import Record, Row, now, read_jsonl, refuse_occupied, write_atomic
+from ttrl_repro.records import Record, Row, read_jsonl, refuse_occupied, write_atomic
 from ttrl_repro.rewards import REWARDS
 from ttrl_repro.rollouts import Engine, make_engine
 from ttrl_repro.side_models import cannot_carry_critic
@@ -222,7 +222,7 @@ def resume(folder: Path) -> Record:
         state = processes()
         state.wait_for_everyone()
         if state.is_main_process:
-            record.manifest["resumed"] = [*record.manifest.get("resumed", []), now()]
+            record.note_resumption()
             # Without a checkpoint even the base's evaluation is done again: it may be half-written.
             record.rewind(updates // experiment.train.updates_per_step if checkpoint else -1)
             checkpoints.drop_incomplete(folder / "checkpoints")
