@@ -10,6 +10,7 @@ import typer
 
 from ttrl_repro.errors import UserError, in_one_line
 from ttrl_repro.startup import prepare_process
+from ttrl_repro.sweeps.command import app as sweep_app
 
 if TYPE_CHECKING:
     from ttrl_repro.records import Record
@@ -30,6 +31,9 @@ app = typer.Typer(
 )
 
 
+app.add_typer(sweep_app, name="sweep")
+
+
 @app.command()
 def run(
     experiment: Annotated[Path, typer.Argument(help="experiment file, as in experiments/")],
@@ -37,12 +41,10 @@ def run(
     out: Annotated[Path | None, typer.Option(help="folder of the record (default: runs/NAME-HASH-bB-dD-rR)")] = None,
 ) -> None:
     """Run an experiment: evaluate the base, train by TTRL, evaluate again, print the table."""
-    from ttrl_repro.config import load_experiment
+    from ttrl_repro.config import load_experiment, name_of
 
     config = load_experiment(experiment, overrides)
-    seeds = config.seeds
-    name = f"{config.name}-{config.cell_hash()}-b{seeds.base}-d{seeds.draw}-r{seeds.rl}"
-    folder = out or Path("runs") / name
+    folder = out or Path("runs") / name_of(config)
     prepare_process()
     from ttrl_repro import run as runner
 

@@ -7,8 +7,10 @@ is left out of the hash too.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -352,12 +354,24 @@ def load_experiment(path: Path, overrides: list[str] | None = None) -> Experimen
     content = read_yaml(path, "experiment")
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of fields, found {type(content).__name__}")
-    for override in overrides or []:
-        _override(content, override)
+    return experiment_from(content, overrides or [], path)
+
+
+def experiment_from(content: Mapping[str, Any], overrides: Sequence[str], path: Path) -> Experiment:
+    """An experiment from a file's content, which is left as it is. Raises UserError as `load_experiment`."""
+    changed = copy.deepcopy(dict(content))
+    for override in overrides:
+        _override(changed, override)
     try:
-        return Experiment.model_validate(content)
+        return Experiment.model_validate(changed)
     except ValidationError as error:
         raise UserError(f"{path}: {describe(error, Experiment)}") from error
+
+
+def name_of(experiment: Experiment) -> str:
+    """The name of a run's record: NAME-HASH-bB-dD-rR."""
+    seeds = experiment.seeds
+    return f"{experiment.name}-{experiment.cell_hash()}-b{seeds.base}-d{seeds.draw}-r{seeds.rl}"
 
 
 def _override(content: dict[str, Any], override: str) -> None:
@@ -375,9 +389,14 @@ def _override(content: dict[str, Any], override: str) -> None:
         if not isinstance(at, dict):
             raise UserError(f"override {override!r}: {part!r} is not a group of fields")
     try:
-        at[parts[-1]] = yaml.safe_load(value)
+        given = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise UserError(f"override {override!r}: the value is not valid YAML") from error
+    before = at.get(parts[-1])
+    # A mapping changes the fields that it names, as `rollout={votes: 8, trained: 4}`; a part of another name replaces.
+    if isinstance(given, dict) and isinstance(before, dict) and given.get("name") in (None, before.get("name")):
+        given = {**before, **given}
+    at[parts[-1]] = given
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:

@@ -47,7 +47,7 @@ from ttrl_repro.rollouts import Engine, make_engine
 from ttrl_repro.side_models import cannot_carry_critic
 from ttrl_repro.summary import codes_by_protocol, headline
 from ttrl_repro.tasks import Task, has_fresh_split, load_task
-from ttrl_repro.tracking import Mirror, wandb_mode
+from ttrl_repro.tracking import Mirror, sweep_of_environment, wandb_mode
 from ttrl_repro.trainer import StepResult, plan_batches
 from ttrl_repro.votes import vote
 from ttrl_repro.watch import alarms, last_clear_step, precedes
@@ -280,6 +280,7 @@ def facts_of(setup: Setup) -> dict[str, Any]:
         "native": not isinstance(native_library(setup.model), str),
         "device": str(setup.model.device),
         "checkpoint_rule": "last",
+        "sweep": sweep_of_environment(),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from ttrl_repro.config import Experiment
 from ttrl_repro.errors import UserError
 from ttrl_repro.records import Row
 
+SWEEP = "TTRL_SWEEP"  # environment variable: the sweep that a run belongs to, as JSON
 MODES = ("offline", "online", "disabled", "shared", "dryrun", "run")
 
 
@@ -21,6 +23,15 @@ def wandb_mode() -> str:
     if mode not in MODES:
         raise UserError(f"WANDB_MODE: unknown mode {mode!r}; known: {', '.join(MODES)}")
     return mode
+
+
+def sweep_of_environment() -> dict[str, Any] | None:
+    """The sweep that started this process, or None: `name`, `cell`, `parameters` of ours, or `wandb`, W&B's id."""
+    ours = os.environ.get(SWEEP)
+    if ours:
+        return dict(json.loads(ours))
+    wandbs = os.environ.get("WANDB_SWEEP_ID")
+    return {"wandb": wandbs} if wandbs else None
 
 
 class Mirror:

@@ -1,0 +1,232 @@
+"""`ttrl sweep`: the commands. Thin, as `ttrl_repro.cli` is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ttrl_repro.errors import Interrupted, UserError
+
+if TYPE_CHECKING:
+    from ttrl_repro.sweeps.files import SweepFile
+    from ttrl_repro.sweeps.store import Store
+
+app = typer.Typer(help="Many runs from one file in W&B's sweep format, each cell exactly once.", no_args_is_help=True)
+
+File = Annotated[Path, typer.Argument(help="sweep file, as in sweeps/")]
+Storage = Annotated[
+    str | None, typer.Option(help="database of cells, as postgresql+psycopg://... (default: a file in the folder)")
+]
+Folder = Annotated[Path | None, typer.Option(help="where records go (default: runs/sweeps/NAME)")]
+
+
+@app.command("plan")
+def plan_command(
+    file: File,
+    records: Annotated[
+        list[Path] | None, typer.Option(help="folders of finished runs to measure by (default: runs)")
+    ] = None,
+) -> None:
+    """Cells, minutes and gigabytes, before anything runs."""
+    from ttrl_repro.sweeps.files import read_sweep
+    from ttrl_repro.sweeps.status import plan
+
+    sweep = read_sweep(file)
+    print(plan(sweep, records or [Path("runs")]), end="")
+    if sweep.method != "grid":
+        from ttrl_repro.sweeps.search import differences
+
+        print("".join(f"{line}\n" for line in differences(sweep)), end="")
+
+
+@app.command("agent")
+def agent_command(
+    file: File,
+    storage: Storage = None,
+    folder: Folder = None,
+    lease: Annotated[float, typer.Option(min=1.0, help="seconds after which a silent agent's cell is free")] = 60.0,
+    retries: Annotated[int, typer.Option(min=0, help="how often a cell that fails is tried again")] = 2,
+    failures: Annotated[int, typer.Option(min=1, help="failures in a row that end this agent")] = 3,
+    cells: Annotated[int | None, typer.Option(min=1, help="end after so many cells")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of a search")] = 0,
+    wait: Annotated[bool, typer.Option(help="stay while others run: their cells may need somebody")] = True,
+) -> None:
+    """Run cells until none is left. Start as many as you like, anywhere that reaches the storage."""
+    from ttrl_repro.sweeps.agent import Agent, Limits
+    from ttrl_repro.sweeps.files import read_sweep
+
+    sweep = read_sweep(file)
+    limits = Limits(retries=retries, failures_in_a_row=failures, cells=cells)
+    with _open(sweep, storage, folder, lease) as (store, place):
+        enqueue(sweep, store)
+        study = None
+        if sweep.metric is not None:
+            from ttrl_repro.sweeps.search import Study, differences, study_url
+
+            for line in differences(sweep):
+                print(f"note: {line}", file=sys.stderr)
+            study = Study(store, sweep, study_url(storage, place), seed)
+        tally = Agent(store, sweep, place, study, limits).run(wait)
+    print(f"{tally.finished} cells finished, {tally.failed} failures, {tally.lost} lost to other agents")
+    if tally.stopped:
+        print(f"ttrl: this agent ended: {tally.stopped}", file=sys.stderr)
+        raise SystemExit(1)
+
+
+@app.command("run")
+def run_command(
+    file: File,
+    agents: Annotated[int, typer.Option(min=1, help="agents on this machine")] = 1,
+    storage: Storage = None,
+    folder: Folder = None,
+    lease: Annotated[float, typer.Option(min=1.0)] = 60.0,
+    retries: Annotated[int, typer.Option(min=0)] = 2,
+) -> None:
+    """Run a whole sweep with some agents on this machine, then say how it went."""
+    from ttrl_repro.sweeps.files import read_sweep
+    from ttrl_repro.sweeps.store import ENDED, FAILED
+
+    sweep = read_sweep(file)
+    with _open(sweep, storage, folder, lease) as (store, place):
+        enqueue(sweep, store)  # what is wrong with the file or the storage is said once
+    argv = [sys.executable, "-m", "ttrl_repro.cli", "sweep", "agent", str(file), "--folder", str(place)]
+    argv += [f"--lease={lease}", f"--retries={retries}", *([f"--storage={storage}"] if storage else [])]
+    threads = str(max((os.cpu_count() or 1) // agents, 1))
+    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    # A group of their own: the terminal's Ctrl-C reaches them through us.
+    children = [subprocess.Popen(argv, env=environment, start_new_session=True) for _ in range(agents)]
+    received: list[int] = []
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        for child in children:
+            child.send_signal(signal.SIGTERM)
+
+    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        codes = [child.wait() for child in children]
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if received:
+        raise Interrupted(received[0], f"the sweep; `ttrl sweep run {file}` goes on")
+    with _open(sweep, storage, folder, lease) as (store, place):
+        print(_status(sweep, store, verbose=False), end="")
+        rows = store.cells()
+    if any(codes) or any(row.state not in ENDED or row.state == FAILED for row in rows):
+        raise SystemExit(1)
+
+
+@app.command("status")
+def status_command(
+    file: File,
+    storage: Storage = None,
+    folder: Folder = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="list all")] = False,
+) -> None:
+    """Done, running, failed, missing, and the time left."""
+    from ttrl_repro.sweeps.files import read_sweep
+
+    sweep = read_sweep(file)
+    with _open(sweep, storage, folder, create=False) as (store, _):
+        print(_status(sweep, store, verbose), end="")
+
+
+@app.command("retry")
+def retry_command(
+    file: File,
+    cells: Annotated[list[str] | None, typer.Argument(help="failed cells (default: all)")] = None,
+    storage: Storage = None,
+    folder: Folder = None,
+) -> None:
+    """Let failed cells wait again; agents take them from where they were."""
+    from ttrl_repro.sweeps.files import read_sweep
+
+    with _open(read_sweep(file), storage, folder, create=False) as (store, _):
+        again = store.retry(cells or ())
+        if not again and cells:
+            raise UserError(f"none of these is a failed cell of {store.sweep}: {', '.join(cells)}")
+        print(f"{again} cells wait again")
+
+
+@app.command("stop")
+def stop_command(file: File, storage: Storage = None, folder: Folder = None) -> None:
+    """Tell all agents to write checkpoints, give their cells back, and end. New agents go on."""
+    from ttrl_repro.sweeps.files import read_sweep
+
+    with _open(read_sweep(file), storage, folder, create=False) as (store, _):
+        store.stop()
+        print(f"told {store.counts()['running']} running cells' agents to end; they do within a third of their lease")
+
+
+def enqueue(sweep: SweepFile, store: Store) -> int:
+    """Put a sweep's cells into the storage, those that are not there yet; returns how many.
+
+    Raises UserError if the file is not valid, or not that of the sweep in the storage.
+    """
+    cells = [(cell.key, cell.params) for cell in sweep.cells()] if sweep.method == "grid" else []
+    store.open_sweep(sweep.space())
+    if sweep.method != "grid":
+        return 0
+    wanted = {key for key, _ in cells}
+    strange = [row.cell for row in store.cells() if row.cell not in wanted]
+    if strange:
+        raise UserError(
+            f"the storage holds another sweep {sweep.name!r}: {len(strange)} of its cells, as {strange[0]}, are not in "
+            f"{sweep.path}; add to the file what is missing, or give this sweep another name"
+        )
+    return store.add(cells[: sweep.size()])
+
+
+def _status(sweep: SweepFile, store: Store, verbose: bool) -> str:
+    from ttrl_repro.sweeps.status import status, value_table
+
+    rows = store.cells()
+    missing: list[str] = []
+    size = sweep.size()
+    if sweep.method == "grid" and size is not None and size > len(rows):
+        there = {row.cell for row in rows}
+        missing = [cell.key for cell in sweep.cells() if cell.key not in there]
+    text = status(sweep.name, rows, store.now(), missing, verbose)
+    if sweep.metric is not None:
+        text += value_table(rows, best=True, maximize=sweep.metric.maximize)
+    return text
+
+
+@contextmanager
+def _open(
+    sweep: SweepFile, storage: str | None, folder: Path | None, lease: float = 60.0, create: bool = True
+) -> Iterator[tuple[Store, Path]]:
+    """The sweep's storage and folder. Raises UserError if the storage fails, or is not there and not to be created."""
+    from sqlalchemy.exc import DBAPIError
+
+    from ttrl_repro.sweeps.store import Store, shown, sqlite_url
+
+    place = folder or Path("runs") / "sweeps" / sweep.name
+    file = place / "sweep.db"
+    if storage is None and not create and not file.is_file():
+        raise UserError(f"{file}: the sweep has not been started here (`ttrl sweep agent {sweep.path}`)")
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{place}: cannot be made ({error.strerror})") from error
+    url = storage or sqlite_url(file)
+    store = Store(url, sweep.name, lease)
+    try:
+        if not create and not store.known():
+            raise UserError(f"storage {shown(url)}: holds no sweep {sweep.name!r}")
+        yield store, place
+    except DBAPIError as error:
+        reason = " ".join(str(error.orig).split())
+        raise UserError(f"storage {shown(url)}: {reason}; nothing is lost: agents go on when it is back") from error
+    finally:
+        store.close()
