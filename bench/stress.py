@@ -14,6 +14,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ import yaml
 
 from tests.postgres import Server
 from ttrl_repro.records import Record, read_eval, read_jsonl
-from ttrl_repro.sweeps.store import FINISHED, CellRow, Store, sqlite_url
+from ttrl_repro.sweeps.store import FINISHED, RUNNING, CellRow, Store, sqlite_url
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "stress"
@@ -143,16 +144,20 @@ class Disturbance:
             agent.wait()
         self.done["full stops"] += 1
 
-    def freeze_one(self) -> None:
-        """SIGSTOP an agent that runs a cell, until another one has that cell and its own lease is long over."""
-        busy = [agent for agent in self.fleet.agents if agent.poll() is None and children_of(agent.pid)]
+    def freeze_one(self, store: Store) -> None:
+        """SIGSTOP an agent that runs a cell, until another one has that cell; then let it go on."""
+        mine = {f"{socket.gethostname()}:{agent.pid}": agent for agent in self.fleet.agents if agent.poll() is None}
+        busy = [row for row in store.cells() if row.state == RUNNING and row.owner in mine]
         if not busy:
             return
-        agent = self.generator.choice(busy)
+        row = self.generator.choice(busy)
+        agent = mine[str(row.owner)]
         agent.send_signal(signal.SIGSTOP)
-        time.sleep(2.5 * LEASE)
+        until = time.monotonic() + 120.0
+        while store.cells([row.cell])[0].token == row.token and time.monotonic() < until:
+            time.sleep(0.5)
         agent.send_signal(signal.SIGCONT)
-        self.done["agents frozen"] += 1
+        self.done["agents frozen past their lease"] += store.cells([row.cell])[0].token > row.token
 
 
 def disturb(fleet: Fleet, kills: int, seed: int, server: Server | None, say: Callable[[str], None]) -> Counter[str]:
@@ -173,8 +178,8 @@ def disturb(fleet: Fleet, kills: int, seed: int, server: Server | None, say: Cal
             waited = time.monotonic()
         if killed >= kills // 3 and not done["full stops"]:
             disturbance.kill_all()
-        if killed >= kills // 2 and not done["agents frozen"]:
-            disturbance.freeze_one()
+        if killed >= kills // 2 and not done["agents frozen past their lease"]:
+            disturbance.freeze_one(store)
         if server is not None and killed >= 2 * kills // 3 and not done["server restarts"]:
             server.stop()
             time.sleep(3.0)

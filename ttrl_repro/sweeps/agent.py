@@ -208,8 +208,8 @@ class Agent:
                 if len(rows) > reported:
                     reported = len(rows)
                     if self.study.report(claim, rows):
-                        self._stop(child, claim)
-                        return PRUNED
+                        ended = self._stop(child, claim)
+                        return ended if ended == FINISHED else PRUNED  # it may have been at its end anyway
 
     @property
     def study_metric(self) -> str:

@@ -58,14 +58,29 @@ class Study:
         assert sweep.metric is not None
         self.store, self.sweep, self.seed = store, sweep, seed
         self.distributions = {name: _distribution(space) for name, space in sweep.parameters.items()}
+        self._storage = optuna.storages.RDBStorage(url)
         with store.lock():
-            self.study = optuna.create_study(
-                storage=optuna.storages.RDBStorage(url, skip_table_creation=False),
-                study_name=sweep.name,
-                direction="maximize" if sweep.metric.maximize else "minimize",
-                load_if_exists=True,
-                pruner=_pruner(sweep),
-            )
+            self.study = self._created()
+            if sweep.method == "grid":
+                self._forget_other_values()
+
+    def _created(self) -> optuna.Study:
+        assert self.sweep.metric is not None
+        return optuna.create_study(
+            storage=self._storage,
+            study_name=self.sweep.name,
+            direction="maximize" if self.sweep.metric.maximize else "minimize",
+            load_if_exists=True,
+            pruner=_pruner(self.sweep),
+        )
+
+    def _forget_other_values(self) -> None:
+        """A grid that was given more values: Optuna takes no others for a parameter, so its mirror begins anew."""
+        trials = self.study.get_trials(deepcopy=False)
+        if trials and trials[0].distributions != self.distributions:
+            optuna.delete_study(study_name=self.sweep.name, storage=self._storage)
+            self.study = self._created()
+            self.store.forget_told()
 
     # -- proposing -----------------------------------------------------------------------------------
 

@@ -47,7 +47,8 @@ def measured_runs(folders: Sequence[Path]) -> dict[str, Measured]:
         found.setdefault(manifest["model"]["name"], []).append((seconds / samples, beside, size / samples))
     measured = {}
     for model, took in found.items():
-        measured[model] = Measured(*(median(row[i] for row in took) for i in range(3)), runs=len(took))
+        a_sample, beside, disk = (median(row[i] for row in took) for i in range(3))
+        measured[model] = Measured(a_sample, beside, disk, len(took))
     return measured
 
 

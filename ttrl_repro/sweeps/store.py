@@ -360,6 +360,11 @@ class Store:
         """The study has the outcome of the cell, as this trial."""
         self._do(lambda db: db.execute(_cells.update().where(self._this(cell)).values(told=True, trial=trial)))
 
+    def forget_told(self) -> None:
+        """The study is empty again, and is to be told of every cell."""
+        mine = _cells.c.sweep == self.sweep
+        self._do(lambda db: db.execute(_cells.update().where(mine).values(told=False, trial=None)))
+
     # -- transactions ----------------------------------------------------------------------------------
 
     def _do(self, transaction: Callable[[sa.Connection], T], patience: float | None = None) -> T:

@@ -1,0 +1,401 @@
+"""Agents that run real cells: from start to record, killed, frozen, told to stop; and what users get told."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+
+from bench.stress import EXPERIMENT, Fleet, complaints, stress, write_sweep
+from tests.postgres import Server, binaries
+from ttrl_repro.checkpoints import seal
+from ttrl_repro.errors import UserError
+from ttrl_repro.records import Record, read_jsonl
+from ttrl_repro.sweeps.agent import Agent, Limits, copy_record, final_value
+from ttrl_repro.sweeps.command import enqueue
+from ttrl_repro.sweeps.files import read_sweep
+from ttrl_repro.sweeps.search import Study, study_url
+from ttrl_repro.sweeps.store import Lost, Store, sqlite_url
+
+RUN = ["${env}", "${interpreter}", "-m", "ttrl_repro.cli", "run", "${program}", "${args_no_hyphens}"]
+SHORT = {**EXPERIMENT, "train": {**EXPERIMENT["train"], "steps": 2}, "evaluate": {**EXPERIMENT["evaluate"], "every": 2}}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a sweep file over a run of two steps."""
+
+    def written(**fields):
+        (tmp_path / "short.yaml").write_text(yaml.safe_dump(SHORT))
+        content = {
+            "name": "short",
+            "program": str(tmp_path / "short.yaml"),
+            "method": "grid",
+            "command": RUN,
+            "parameters": {"seeds.rl": {"values": [0, 1]}},
+            **fields,
+        }
+        path = tmp_path / "sweep.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return written
+
+
+@contextmanager
+def opened(file, folder, lease=60.0):
+    """A sweep with its cells in the storage, and its study if it has a metric."""
+    sweep = read_sweep(file)
+    folder.mkdir(exist_ok=True)
+    store = Store(sqlite_url(folder / "sweep.db"), sweep.name, lease)
+    enqueue(sweep, store)
+    yield sweep, store, Study(store, sweep, study_url(None, folder)) if sweep.metric else None
+    store.close()
+
+
+def ttrl(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "ttrl_repro.cli", *map(str, arguments)], capture_output=True, text=True, **options
+    )
+
+
+# -- whole sweeps -----------------------------------------------------------------------------------
+
+
+def test_a_sweep_runs_its_cells_and_is_topped_up(write, tmp_path):
+    metric = {"name": "eval/mini-30/train/T=0.6/avg@2", "goal": "maximize"}
+    file, folder = write(metric=metric), tmp_path / "out"
+    done = ttrl("sweep", "run", file, "--agents", 2, "--folder", folder)
+    assert done.returncode == 0, done.stderr
+    assert "short: 2 cells: 2 finished" in done.stdout
+    records = {path.name: Record.reopen(path) for path in (folder / "runs").iterdir()}
+    assert len(records) == 2
+    for name, record in records.items():
+        assert record.manifest["state"] == "finished"
+        rl = record.manifest["seeds"]["rl"]
+        assert record.manifest["sweep"] == {"name": "short", "cell": name, "parameters": {"seeds.rl": rl}}
+    assert not list((folder / "attempts").glob("*/*"))
+
+    write(metric=metric, parameters={"seeds.rl": {"values": [0, 1, 2]}})
+    before = ttrl("sweep", "status", file, "--folder", folder)
+    assert "missing: 1 cells of the file are not enqueued" in before.stdout
+    assert "time left: about 0 min with 1 agent (none runs now)" in before.stdout
+    more = ttrl("sweep", "agent", file, "--folder", folder)
+    assert more.stdout.splitlines()[-1] == "1 cells finished, 0 failures, 0 lost to other agents"
+    with opened(file, folder) as (_, store, study):
+        values = {row.cell: row.value for row in store.cells()}
+        assert len(values) == 3
+        assert values[name] == pytest.approx(final_value(records[name].folder, metric["name"]))
+        trials = study.study.get_trials()
+        assert {trial.user_attrs["cell"]: trial.value for trial in trials} == values
+        assert all(trial.state == optuna.trial.TrialState.COMPLETE for trial in trials)
+    planned = ttrl("sweep", "plan", file, "--records", folder / "runs")
+    assert "| mini-xs | mini-30 | 3 | 0." in planned.stdout
+    assert "(3 of mini-xs)" in planned.stdout
+
+    write(metric=metric, parameters={"seeds.rl": {"values": [0]}})
+    other = ttrl("sweep", "agent", file, "--folder", folder)
+    assert (other.returncode, len(other.stderr.splitlines())) == (2, 1)
+    assert "holds another sweep 'short': 2 of its cells" in other.stderr
+
+
+def test_bayes_proposes_under_a_seed_prunes_and_leaves_no_ghost(write, tmp_path):
+    file = write(
+        method="bayes",
+        run_cap=4,
+        metric={"name": "majority_ratio", "goal": "maximize"},
+        early_terminate={"type": "hyperband", "min_iter": 1, "eta": 2},
+        parameters={
+            "train.learning_rate": {"min": 1e-5, "max": 1e-3, "distribution": "log_uniform_values"},
+            "train.steps": {"value": 12},
+        },
+    )
+    folder = tmp_path / "out"
+    with opened(file, folder) as (sweep, store, study):
+        # An agent that died between asking Optuna and writing the cell leaves a trial that nobody runs.
+        study.study.ask(study.distributions)
+        tally = Agent(store, sweep, folder, study, Limits(poll=0.05)).run()
+        assert (tally.finished, tally.failed, tally.stopped) == (4, 0, None)
+        rows = store.cells()
+        states = [row.state for row in rows]
+        assert set(states) == {"finished", "pruned"}
+        trials = study.study.get_trials()
+        assert trials[0].state == optuna.trial.TrialState.FAIL
+        expected = {"finished": "COMPLETE", "pruned": "PRUNED"}
+        assert [trials[row.trial].state.name for row in rows] == [expected[state] for state in states]
+        assert all(store.cells([path.name]) for path in (folder / "runs").iterdir())
+        for row in rows:
+            steps = len(read_jsonl(folder / "runs" / row.cell / "metrics.jsonl"))
+            assert (steps == 12) == (row.state == "finished")
+    with opened(file, tmp_path / "again") as (sweep, store, study):
+        study.study.ask(study.distributions)
+        assert study.propose()
+        assert store.cells()[0].params == rows[0].params, "the same seed and trial number, the same proposal"
+        assert study.propose()
+        assert store.cells()[1].params != rows[0].params
+
+
+@pytest.mark.timeout(900)
+def test_the_short_stress(tmp_path):
+    done, wrong, _ = stress(tmp_path, cells=6, agents=3, kills=4, seed=1, server=None, say=print)
+    assert not wrong
+    assert done["agents frozen past their lease"] == 1
+    assert done["full stops"] == 1
+    assert done["agents killed"] + done["runs killed"] == 4
+    assert done["claims taken over"] >= 2
+
+
+@pytest.mark.timeout(900)
+def test_the_short_stress_on_a_server_that_restarts(tmp_path):
+    if binaries() is None:
+        pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
+    server = Server()
+    server.start()
+    try:
+        done, wrong, _ = stress(tmp_path, cells=4, agents=2, kills=2, seed=2, server=server, say=print)
+    finally:
+        server.stop()
+        server.remove()
+    assert not wrong
+    assert done["server restarts"] == 1
+
+
+# -- the checks of the stress can fail ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A grid of two tiny runs: its file, and its folder when it has finished."""
+    root = tmp_path_factory.mktemp("grid")
+    file = write_sweep(root, 2)
+    done = ttrl("sweep", "run", file, "--folder", root / "peace", env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    return file, root / "peace"
+
+
+def break_metrics(folder):
+    path = folder / "metrics.jsonl"
+    path.write_text(path.read_text().replace("0.", "0.1", 1))
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda folder, cell: break_metrics(folder / "runs" / cell), "metrics.jsonl differs"),
+        (lambda folder, cell: shutil.rmtree(folder / "runs" / cell), "no record"),
+        (lambda folder, cell: (folder / "runs" / cell / ".x.partial").touch(), "half-written"),
+        (lambda folder, cell: (folder / "attempts" / "1" / cell).mkdir(parents=True), "left over"),
+        (lambda folder, _: (folder / "runs" / "other").mkdir(), "other: is no cell"),
+        (lambda folder, cell: (folder / "runs" / cell / "samples" / "step-000002.parquet").write_bytes(
+            (folder / "runs" / cell / "samples" / "step-000001.parquet").read_bytes()), "step-000002.parquet differs"),
+    ],
+)  # fmt: skip
+def test_the_stress_notices(finished, tmp_path, damage, complaint):
+    file, peace = finished
+    folder = tmp_path / "copy"
+    shutil.copytree(peace, folder)
+    fleet = Fleet(file, folder, None, 1)
+    with opened(file, folder) as (_, store, study):
+        rows = store.cells()
+        assert complaints(fleet, peace, rows, study.study) == []
+        damage(folder, rows[0].cell)
+        (line,) = complaints(fleet, peace, rows, study.study)
+    assert complaint in line
+
+
+# -- an agent's own ways --------------------------------------------------------------------------------
+
+
+def test_told_to_stop_agents_give_back_and_others_go_on_from_the_checkpoint(write, tmp_path):
+    steps = {"train.steps": {"value": 40}, "seeds.rl": {"value": 0}}
+    file, folder = write(parameters=steps), tmp_path / "out"
+    agent = subprocess.Popen(
+        [sys.executable, "-m", "ttrl_repro.cli", "sweep", "agent", file, "--folder", folder, "--lease", "2"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 120
+    while not list(folder.glob("attempts/1/*/checkpoints/*/checksums.json")) and time.monotonic() < until:
+        time.sleep(0.2)
+    stopped = ttrl("sweep", "stop", file, "--folder", folder)
+    assert stopped.stdout.startswith("told 1 running cells' agents to end")
+    said, _ = agent.communicate(timeout=60)
+    assert "claim 1: given back" in said
+    assert agent.returncode == 1
+    with opened(file, folder, lease=2.0) as (sweep, store, _):
+        (row,) = store.cells()
+        assert (row.state, row.failures) == ("waiting", 0)
+        began = Record.reopen(folder / "attempts" / "1" / row.cell).manifest
+        assert 0 < began["steps_done"] < 40
+        claim = store.claim("somebody")
+        worker = Agent(store, sweep, folder, None)
+        assert worker._adopt(claim, worker._attempt(row.cell, claim.token)) == "interrupted"
+        copy = Record.reopen(worker._attempt(row.cell, claim.token))
+        assert (copy.manifest["created"], copy.manifest["steps_done"]) == (began["created"], began["steps_done"])
+
+
+def test_failures_in_a_row_end_the_agent_and_name_the_reason(write, tmp_path):
+    file, folder = write(parameters={"model": {"values": ["no/such-model", "nor/this-one", "mini-xs"]}}), tmp_path / "o"
+    done = ttrl("sweep", "agent", file, "--folder", folder, "--failures", 2)
+    assert done.returncode == 1
+    assert "ttrl: this agent ended: 2 failures in a row; the last: " in done.stderr
+    assert "nor/this-one" in done.stderr.splitlines()[-1]
+    status = ttrl("sweep", "status", file, "--folder", folder).stdout
+    assert "short: 3 cells: 1 waiting, 2 failed" in status
+    assert status.count("\nfailed: ") == 2
+    assert ttrl("sweep", "retry", file, "--folder", folder).stdout == "2 cells wait again\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--storage", "postgresql+psycopg://a:secret@127.0.0.1:1/x"], "storage postgresql+psycopg://a:***@127.0.0.1:1/x"),
+        (["--folder", "/proc/nowhere"], "/proc/nowhere: cannot be made"),
+    ],
+)  # fmt: skip
+def test_bad_requests_are_one_line(write, arguments, message):
+    done = ttrl("sweep", "agent", write(), *arguments)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert message in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_asking_for_a_sweep_that_was_not_started(write, tmp_path):
+    for command in ("status", "stop", "retry"):
+        done = ttrl("sweep", command, write(), "--folder", tmp_path / "none")
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+        assert "has not been started here" in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_full_disk_is_a_failure_with_a_name_and_nothing_is_lost(write, tmp_path, monkeypatch):
+    file, folder = write(parameters={"seeds.rl": {"value": 0}}), tmp_path / "out"
+    with opened(file, folder) as (sweep, store, _):
+        agent = Agent(store, sweep, folder, None, Limits(retries=1))
+
+        def full(*_):
+            raise OSError(28, "No space left on device", str(folder / "attempts"))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Agent, "_adopt", full)
+            agent._run_cell(store.claim(agent.name))
+        (row,) = store.cells()
+        assert (row.state, row.failures) == ("waiting", 1)
+        assert row.error == f"No space left on device: {folder / 'attempts'}"
+        assert agent.run().finished == 1
+
+
+def test_a_run_whose_agent_is_killed_dies_with_it(write, tmp_path):
+    file, folder = write(parameters={"train.steps": {"value": 200}}), tmp_path / "out"
+    agent = subprocess.Popen([sys.executable, "-m", "ttrl_repro.cli", "sweep", "agent", file, "--folder", folder])
+    children = f"/proc/{agent.pid}/task/{agent.pid}/children"
+    until = time.monotonic() + 60
+    while not (found := Path(children).read_text().split()) and time.monotonic() < until:
+        time.sleep(0.1)
+    agent.send_signal(signal.SIGKILL)
+    agent.wait()
+    until = time.monotonic() + 10
+    while os.path.exists(f"/proc/{found[0]}") and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not os.path.exists(f"/proc/{found[0]}")
+
+
+def test_a_copy_takes_sealed_checkpoints_alone_and_shares_what_never_changes(tmp_path):
+    source = tmp_path / "a"
+    for step, sealed in ((1, True), (2, False)):
+        checkpoint = source / "checkpoints" / f"checkpoint-{step}"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "weights").write_text("w")
+        if sealed:
+            seal(checkpoint)
+    (source / "metrics.jsonl").write_text('{"step": 1}\n')
+    (source / ".manifest.json.partial").touch()
+    (source / ".lock").touch()
+    copy_record(source, tmp_path / "b")
+    found = {path.relative_to(tmp_path / "b").as_posix() for path in (tmp_path / "b").rglob("*") if path.is_file()}
+    assert found == {"metrics.jsonl", "checkpoints/checkpoint-1/weights", "checkpoints/checkpoint-1/checksums.json"}
+    with (source / "metrics.jsonl").open("a") as late:  # of the process that the copy's claim took over from
+        late.write('{"step": 2}\n')
+    assert (tmp_path / "b" / "metrics.jsonl").read_text() == '{"step": 1}\n'
+    weights = [folder / "checkpoints" / "checkpoint-1" / "weights" for folder in (source, tmp_path / "b")]
+    assert weights[0].stat().st_ino == weights[1].stat().st_ino
+
+
+def test_an_agent_that_died_before_publishing_is_made_up_for(finished, tmp_path):
+    file, peace = finished
+    folder = tmp_path / "copy"
+    shutil.copytree(peace, folder)
+    with opened(file, folder) as (sweep, store, _):
+        (row, _) = store.cells()
+        left = folder / "attempts" / str(row.token) / row.cell
+        left.parent.mkdir(parents=True, exist_ok=True)
+        (folder / "runs" / row.cell).rename(left)
+        Agent(store, sweep, folder, None).repair()
+    assert (folder / "runs" / row.cell / "manifest.json").is_file()
+    assert not left.exists()
+
+
+def test_a_finished_attempt_is_not_run_again(finished, tmp_path):
+    file, peace = finished
+    folder = tmp_path / "copy"
+    shutil.copytree(peace, folder)
+    (folder / "sweep.db").unlink()
+    with opened(file, folder) as (sweep, store, study):
+        claim = store.claim("one")  # it finished its run and died before it could say so
+        left = folder / "attempts" / "1" / claim.cell
+        left.parent.mkdir(parents=True, exist_ok=True)
+        (folder / "runs" / claim.cell).rename(left)
+        store.release(claim, 0.0)
+        agent = Agent(store, sweep, folder, study)
+        agent._run_cell(store.claim(agent.name))
+        assert agent.tally.finished == 1
+        assert not list((folder / "logs").glob(f"{claim.cell}.2.log"))
+    assert Record.reopen(folder / "runs" / claim.cell).manifest["state"] == "finished"
+
+
+def test_a_stale_agent_publishes_nothing(finished, tmp_path):
+    file, peace = finished
+    folder = tmp_path / "copy"
+    shutil.copytree(peace, folder)
+    (folder / "sweep.db").unlink()
+    with opened(file, folder, lease=0.2) as (sweep, store, study):
+        stale = store.claim("frozen")
+        left = folder / "attempts" / "1" / stale.cell
+        left.parent.mkdir(parents=True, exist_ok=True)
+        (folder / "runs" / stale.cell).rename(left)
+        time.sleep(0.3)
+        assert store.claim("other").cell == stale.cell
+        agent = Agent(store, sweep, folder, study)
+        agent._outcome = lambda *_: "finished"
+        agent._run_cell(stale)
+        assert (agent.tally.finished, agent.tally.lost) == (0, 1)
+        with pytest.raises(Lost):
+            store.renew(stale)
+    assert not (folder / "runs" / stale.cell).exists()
+
+
+def test_a_metric_that_no_record_has_is_named(finished):
+    _, peace = finished
+    record = next((peace / "runs").iterdir())
+    with pytest.raises(UserError, match=r"has no metric 'reward'; its last evaluation has eval/mini-30/train/greedy"):
+        final_value(record, "reward")
+    assert final_value(record, "majority_ratio") == read_jsonl(record / "metrics.jsonl")[-1]["majority_ratio"]
+
+
+def test_wandb_s_agents_leave_their_sweep_in_the_record(tmp_path):
+    program = tmp_path / "short.yaml"
+    program.write_text(yaml.safe_dump(SHORT))
+    environment = {**os.environ, "WANDB_SWEEP_ID": "abc123"}
+    done = ttrl("run", program, "--out", tmp_path / "record", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "record" / "manifest.json").read_text())["sweep"] == {"wandb": "abc123"}
