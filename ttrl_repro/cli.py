@@ -222,6 +222,18 @@ def keep(
     print(f"compact record: {folder}")
 
 
+@app.command("sync")
+def sync_command(
+    folders: Annotated[list[Path], typer.Argument(help="folders with finished records, at any depth")],
+    again: Annotated[bool, typer.Option("--again", help="also what was uploaded before")] = False,
+) -> None:
+    """Upload what runs logged offline to W&B, and check that W&B has what the records have."""
+    from ttrl_repro.sync import Wandb, sync
+
+    uploaded = sync(folders, Wandb(), again)
+    print(f"{uploaded} runs uploaded")
+
+
 def print_outcome(record: Record) -> None:
     """The table of a run that has just ended, once."""
     from ttrl_repro.processes import processes

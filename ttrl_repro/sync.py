@@ -1,0 +1,180 @@
+"""`ttrl sync`: upload what finished runs logged offline, and check that W&B has what the record has.
+
+Before the upload W&B's own file of the run (`.wandb`, read by `wandb leet inspect`) is compared with the record, step
+by step and value by value; after it, the steps that the server has are counted, in its full history, no sample of it.
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ttrl_repro.errors import UserError
+from ttrl_repro.records import Record, read_jsonl
+
+SYNCED = ".synced"  # W&B marks with RUN.wandb.synced what it has uploaded
+History = dict[int, dict[str, Any]]
+
+
+class Server(Protocol):
+    """What `sync` needs of W&B."""
+
+    def upload(self, folder: Path) -> str:
+        """Upload a folder of an offline run; returns entity/project/id. Raises UserError."""
+
+    def steps(self, run: str) -> int:
+        """How many steps the server has of the run. Raises UserError."""
+
+
+@dataclass(frozen=True)
+class Logged:
+    """What the offline files of a run hold: W&B's path of it without the entity, and metrics by step."""
+
+    project: str
+    run_id: str
+    history: History
+
+
+def offline_folders(record: Path) -> list[Path]:
+    """The W&B folders of a record's offline runs, in order of time: one for each time it was started or resumed."""
+    return sorted((record / "wandb").glob("offline-run-*"))
+
+
+def is_synced(folder: Path) -> bool:
+    """Whether W&B has marked the folder as uploaded."""
+    return any(folder.glob(f"*.wandb{SYNCED}"))
+
+
+def read_offline(folders: Sequence[Path]) -> Logged:
+    """All that was logged in the offline folders of one run; later ones win. Raises UserError if W&B cannot read one."""
+    history: History = {}
+    project = run_id = ""
+    for folder in folders:
+        for line in _inspected(folder):
+            if line["type"] == "run":
+                project, run_id = line["run"].get("project", ""), line["run"].get("run_id", "")
+            if line["type"] == "history":
+                item = {k: v for k, v in line["history"]["item"].items() if not k.startswith("_")}
+                history.setdefault(int(line["history"]["step"].get("num", 0)), {}).update(item)
+    if not run_id:
+        raise UserError(f"{folders[0]}: holds no W&B run")
+    return Logged(project, run_id, history)
+
+
+def _inspected(folder: Path) -> Iterator[dict[str, Any]]:
+    """The records of a .wandb file, as W&B's own reader prints them."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise UserError(f"{folder}: W&B cannot read it: {_last_line(done.stderr)}")
+    for line in done.stdout.splitlines():
+        yield json.loads(line)
+
+
+def differences(record: Path, logged: Logged) -> list[str]:
+    """Where what W&B logged is not what the record has, a line each: steps, and values of metrics.jsonl."""
+    rows = {row["step"]: row for row in read_jsonl(record / "metrics.jsonl")}
+    expected = expected_steps(record)
+    lines = []
+    if missing := sorted(expected - logged.history.keys()):
+        lines.append(f"W&B lacks steps {_shown(missing)}")
+    if more := sorted(logged.history.keys() - expected):
+        lines.append(f"W&B has steps {_shown(more)}, which the record has not")
+    for step, row in rows.items():
+        there = logged.history.get(step, {})
+        other = [name for name, value in row.items() if name != "step" and not _same(value, there.get(name))]
+        if other and step in logged.history:
+            lines.append(f"step {step}: {', '.join(other)} on W&B are not the record's")
+    return lines
+
+
+def expected_steps(record: Path) -> set[int]:
+    """The steps that a record logs: those of metrics.jsonl, and those that were evaluated."""
+    steps = {row["step"] for row in read_jsonl(record / "metrics.jsonl")}
+    return steps | {int(path.stem.removeprefix("step-")) for path in (record / "eval").glob("step-*.parquet")}
+
+
+def _same(value: float, there: Any) -> bool:
+    return isinstance(there, int | float) and math.isclose(value, there, rel_tol=1e-9, abs_tol=1e-12)
+
+
+def _shown(steps: Sequence[int]) -> str:
+    return ", ".join(map(str, steps[:5])) + (f" and {len(steps) - 5} more" if len(steps) > 5 else "")
+
+
+def records_in(folders: Sequence[Path]) -> list[Path]:
+    """The finished records in these folders, at any depth, that have offline runs. Raises UserError for no folder."""
+    found = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: there is no such folder")
+        for path in sorted(folder.rglob("manifest.json")):
+            if offline_folders(path.parent) and Record.reopen(path.parent).manifest["state"] == "finished":
+                found.append(path.parent)
+    return found
+
+
+def sync(folders: Sequence[Path], server: Server, again: bool = False, say: Callable[[str], None] = print) -> int:
+    """Upload every finished record in these folders, checked before and after; returns how many were uploaded.
+
+    again: also those that W&B has marked as uploaded. Raises UserError at the first that is not as its record.
+    """
+    uploaded = 0
+    for record in records_in(folders):
+        offline = offline_folders(record)
+        if not again and all(is_synced(folder) for folder in offline):
+            say(f"{record}: uploaded before")
+            continue
+        wrong = differences(record, read_offline(offline))
+        if wrong:
+            raise UserError(f"{record}: not uploaded: {'; '.join(wrong)}")
+        for folder in offline:
+            run = server.upload(folder)
+        expected, there = len(expected_steps(record)), server.steps(run)
+        if there != expected:
+            raise UserError(f"{record}: W&B has {there} steps of {run}, the record {expected}")
+        say(f"{record}: {run}, {there} steps")
+        uploaded += 1
+    return uploaded
+
+
+class Wandb:
+    """W&B's own command and API."""
+
+    def upload(self, folder: Path) -> str:
+        command = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-synced", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "WANDB_MODE": "online"})
+        if done.returncode != 0:
+            raise UserError(f"{folder}: W&B cannot upload it: {_last_line(done.stderr + done.stdout)}")
+        logged = read_offline([folder])
+        entity = self._api().default_entity
+        return f"{entity}/{logged.project}/{logged.run_id}"
+
+    def steps(self, run: str) -> int:
+        import wandb
+
+        try:
+            return sum(1 for _ in self._api().run(run).scan_history(keys=["_step"]))
+        except (wandb.errors.CommError, ValueError) as error:
+            raise UserError(f"{run}: W&B does not show it ({' '.join(str(error).split())})") from error
+
+    def _api(self) -> Any:
+        import wandb
+
+        try:
+            return wandb.Api()
+        except wandb.errors.Error as error:
+            raise UserError(f"W&B: {' '.join(str(error).split())}; log in with `wandb login`") from error
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return " ".join(lines[-1].split()) if lines else "no reason given"
