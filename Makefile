@@ -13,7 +13,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help venv demo test lint bases bench unchanged null-study figures doctor-env controls vllm-env vllm-test clean
+.PHONY: help venv demo test lint bases bench stress unchanged null-study figures doctor-env controls vllm-env vllm-test clean
 
 help:
 	@echo "make demo      one TTRL run on a laptop: table, record and figure (about 2 minutes)"
@@ -21,6 +21,7 @@ help:
 	@echo "make bases     every miniature base on every task: makes those that are missing (up to hours), then the table"
 	@echo "make figures   redraw every figure and table from the committed records"
 	@echo "make bench     every measurement of docs/performance.md (about 35 minutes)"
+	@echo "make stress    sweeps under fire: agents killed, frozen, stopped; SQLite, then PostgreSQL (20 minutes)"
 	@echo "make unchanged 10 paired runs with and without the fast paths: are results the same? (40 minutes)"
 	@echo "make null-study does the claims' pipeline err? simulated studies, then sharpened bases (20 minutes)"
 	@echo "make vllm-env  an environment with vLLM for a CPU in .venv-vllm (2 minutes); make vllm-test: its tests"
@@ -64,6 +65,10 @@ figures: venv
 
 bench: venv
 	$(BIN)/python -m bench
+
+stress: venv
+	$(BIN)/python -m bench.stress
+	$(BIN)/python -m bench.stress --postgresql
 
 unchanged: venv
 	$(BIN)/python bench/unchanged.py

@@ -23,8 +23,9 @@ MEASUREMENTS = (
     "growth",
     "savings",
     "unit_run",
+    "sweep",
 )
-FEWER = {"unit_run": 3}  # repeats at most
+FEWER = {"unit_run": 3, "sweep": 3}  # repeats at most
 ONCE = ("savings",)  # it compares trainings, whose steps are its repeats
 
 
