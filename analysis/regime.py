@@ -27,7 +27,7 @@ DIFFERENCES = {
 
 
 def regime_runs(study: Study) -> pd.DataFrame:
-    """A row per finished run: name, model, task, cell, replicate, and MEASURES and DIFFERENCES on its train set.
+    """A row per finished run: run, name, model, task, cell, replicate, and MEASURES and DIFFERENCES on its train set.
 
     Raises UserError if there is none, or as `Values.of`.
     """
@@ -39,7 +39,13 @@ def regime_runs(study: Study) -> pd.DataFrame:
         }
         found |= {title: found[left] - found[right] for title, (left, right) in DIFFERENCES.items()}
         replicate = f"b{run['seed_base']}-d{run['seed_draw']}-r{run['seed_rl']}"
-        facts = {"name": run["name"], "model": run["model"], "task": run["trained_task"], "cell": run["cell"]}
+        facts = {
+            "run": run["run"],
+            "name": run["name"],
+            "model": run["model"],
+            "task": run["trained_task"],
+            "cell": run["cell"],
+        }
         rows.append({**facts, "replicate": replicate, **found})
     if not rows:
         raise UserError("no finished run")

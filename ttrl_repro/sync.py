@@ -54,7 +54,7 @@ def is_synced(folder: Path) -> bool:
 
 
 def read_offline(folders: Sequence[Path]) -> Logged:
-    """All that was logged in the offline folders of one run, later ones win. Raises UserError for one that is broken."""
+    """All that was logged in the offline folders of one run, later ones win. Raises UserError for a broken one."""
     history: History = {}
     project = run_id = ""
     for folder in folders:
