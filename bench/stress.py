@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -31,6 +32,8 @@ import yaml
 
 from tests.postgres import Server
 from ttrl_repro.records import Record, read_eval, read_jsonl
+from ttrl_repro.sweeps.files import read_sweep
+from ttrl_repro.sweeps.search import export_grid
 from ttrl_repro.sweeps.store import FINISHED, RUNNING, CellRow, Store, sqlite_url
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,7 +105,7 @@ class Fleet:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "PYTHONPATH": str(ROOT)}
 
 
 def children_of(pid: int) -> list[int]:
@@ -203,7 +206,8 @@ def _store_with_cells(fleet: Fleet) -> Store | None:
 
 def complaints(fleet: Fleet, peace: Path, rows: list[CellRow], study: optuna.Study) -> list[str]:
     """What is not as it must be, a line each."""
-    wrong = []
+    wrong, said = [], fleet.said()
+    wrong += [f"an agent died of its own: {line}" for line in said.splitlines() if re.match(r"Traceback|ttrl: ", line)]
     for row in rows:
         if row.state != FINISHED:
             wrong.append(f"{row.cell}: {row.state}")
@@ -212,9 +216,9 @@ def complaints(fleet: Fleet, peace: Path, rows: list[CellRow], study: optuna.Stu
             wrong.append(f"{row.cell}: no record")
             continue
         wrong += [f"{row.cell}: {what}" for what in record_complaints(record, reference)]
-        said = fleet.said().count(f"{row.cell}, claim {row.token}: finished")
-        if fleet.said().count(f"{row.cell}, claim") and said > 1:
-            wrong.append(f"{row.cell}: finished {said} times")
+        times = len(re.findall(rf"^{re.escape(row.cell)}, claim \d+: finished$", said, re.MULTILINE))
+        if times > 1:  # none, if its agent was killed between the database and the print
+            wrong.append(f"{row.cell}: finished {times} times")
     names = {path.name for path in (fleet.folder / "runs").iterdir()}
     wrong += [f"{name}: is no cell" for name in names - {row.cell for row in rows}]
     wrong += [f"{path}: left over" for path in (fleet.folder / "attempts").glob("*/*")]
@@ -260,10 +264,13 @@ def stress(
     done = disturb(fleet, kills, seed, server, say)
     seconds = time.monotonic() - began
     store = Store(storage or sqlite_url(fleet.folder / "sweep.db"), NAME)
-    study = optuna.load_study(study_name=NAME, storage=storage or sqlite_url(fleet.folder / "study.db"))
     rows = store.cells()
+    export_grid(read_sweep(file), rows, sqlite_url(fleet.folder / "study.db"))
+    study = optuna.load_study(study_name=NAME, storage=sqlite_url(fleet.folder / "study.db"))
     done["claims taken over"] = sum(row.takeovers for row in rows)
     done["claims lost"] = fleet.said().count(": lost: ")
+    resumed = [Record.reopen(path) for path in (fleet.folder / "runs").iterdir()]
+    done["records resumed"] = sum("resumed" in record.manifest for record in resumed)
     store.close()
     return done, complaints(fleet, folder / "peace", rows, study), seconds
 

@@ -18,14 +18,14 @@ import yaml
 
 from bench.stress import EXPERIMENT, Fleet, complaints, stress, write_sweep
 from tests.postgres import Server, binaries
-from ttrl_repro.checkpoints import seal
 from ttrl_repro.errors import UserError
 from ttrl_repro.records import Record, read_jsonl
-from ttrl_repro.sweeps.agent import Agent, Limits, copy_record, final_value
+from ttrl_repro.sweeps.agent import Agent, Limits, final_value
 from ttrl_repro.sweeps.command import enqueue
 from ttrl_repro.sweeps.files import read_sweep
-from ttrl_repro.sweeps.search import Study, study_url
-from ttrl_repro.sweeps.store import Lost, Store, sqlite_url
+from ttrl_repro.sweeps.folders import Folders
+from ttrl_repro.sweeps.search import Search, export_grid
+from ttrl_repro.sweeps.store import Claim, Lost, Store, sqlite_url
 
 RUN = ["${env}", "${interpreter}", "-m", "ttrl_repro.cli", "run", "${program}", "${args_no_hyphens}"]
 SHORT = {**EXPERIMENT, "train": {**EXPERIMENT["train"], "steps": 2}, "evaluate": {**EXPERIMENT["evaluate"], "every": 2}}
@@ -54,12 +54,12 @@ def write(tmp_path):
 
 @contextmanager
 def opened(file, folder, lease=60.0):
-    """A sweep with its cells in the storage, and its study if it has a metric."""
+    """A sweep with its cells in the storage, and what proposes them."""
     sweep = read_sweep(file)
     folder.mkdir(exist_ok=True)
     store = Store(sqlite_url(folder / "sweep.db"), sweep.name, lease)
     enqueue(sweep, store)
-    yield sweep, store, Study(store, sweep, study_url(None, folder)) if sweep.metric else None
+    yield sweep, store, None if sweep.method == "grid" else Search(store, sweep, sqlite_url(folder / "study.db"))
     store.close()
 
 
@@ -91,12 +91,16 @@ def test_a_sweep_runs_its_cells_and_is_topped_up(write, tmp_path):
     assert "missing: 1 cells of the file are not enqueued" in before.stdout
     assert "time left: about 0 min with 1 agent (none runs now)" in before.stdout
     more = ttrl("sweep", "agent", file, "--folder", folder)
-    assert more.stdout.splitlines()[-1] == "1 cells finished, 0 failures, 0 lost to other agents"
-    with opened(file, folder) as (_, store, study):
+    assert more.stdout.splitlines()[-1] == "1 cells finished, 0 failures, 0 lost"
+    for _ in range(2):  # written anew each time
+        study = ttrl("sweep", "study", file, "--folder", folder)
+    url = f"sqlite:///{folder}/study.db"
+    assert study.stdout.splitlines() == ["3 cells have ended", f"optuna-dashboard {url}"]
+    with opened(file, folder) as (_, store, _search):
         values = {row.cell: row.value for row in store.cells()}
         assert len(values) == 3
         assert values[name] == pytest.approx(final_value(records[name].folder, metric["name"]))
-        trials = study.study.get_trials()
+        trials = optuna.load_study(study_name="short", storage=url).get_trials()
         assert {trial.user_attrs["cell"]: trial.value for trial in trials} == values
         assert all(trial.state == optuna.trial.TrialState.COMPLETE for trial in trials)
     planned = ttrl("sweep", "plan", file, "--records", folder / "runs")
@@ -121,15 +125,15 @@ def test_bayes_proposes_under_a_seed_prunes_and_leaves_no_ghost(write, tmp_path)
         },
     )
     folder = tmp_path / "out"
-    with opened(file, folder) as (sweep, store, study):
+    with opened(file, folder) as (sweep, store, search):
         # An agent that died between asking Optuna and writing the cell leaves a trial that nobody runs.
-        study.study.ask(study.distributions)
-        tally = Agent(store, sweep, folder, study, Limits(poll=0.05)).run()
-        assert (tally.finished, tally.failed, tally.stopped) == (4, 0, None)
+        search.study.ask(search.distributions)
+        tally = Agent(store, sweep, folder, search, Limits(poll=0.05)).run()
+        assert (tally.finished, tally.failed, tally.told_to_stop) == (4, 0, False)
         rows = store.cells()
         states = [row.state for row in rows]
         assert set(states) == {"finished", "pruned"}
-        trials = study.study.get_trials()
+        trials = search.study.get_trials()
         assert trials[0].state == optuna.trial.TrialState.FAIL
         expected = {"finished": "COMPLETE", "pruned": "PRUNED"}
         assert [trials[row.trial].state.name for row in rows] == [expected[state] for state in states]
@@ -137,11 +141,11 @@ def test_bayes_proposes_under_a_seed_prunes_and_leaves_no_ghost(write, tmp_path)
         for row in rows:
             steps = len(read_jsonl(folder / "runs" / row.cell / "metrics.jsonl"))
             assert (steps == 12) == (row.state == "finished")
-    with opened(file, tmp_path / "again") as (sweep, store, study):
-        study.study.ask(study.distributions)
-        assert study.propose()
+    with opened(file, tmp_path / "again") as (sweep, store, search):
+        search.study.ask(search.distributions)
+        assert search.propose()
         assert store.cells()[0].params == rows[0].params, "the same seed and trial number, the same proposal"
-        assert study.propose()
+        assert search.propose()
         assert store.cells()[1].params != rows[0].params
 
 
@@ -205,11 +209,14 @@ def test_the_stress_notices(finished, tmp_path, damage, complaint):
     folder = tmp_path / "copy"
     shutil.copytree(peace, folder)
     fleet = Fleet(file, folder, None, 1)
-    with opened(file, folder) as (_, store, study):
+    with opened(file, folder) as (sweep, store, _):
         rows = store.cells()
-        assert complaints(fleet, peace, rows, study.study) == []
+        url = sqlite_url(folder / "study.db")
+        export_grid(sweep, rows, url)
+        study = optuna.load_study(study_name=sweep.name, storage=url)
+        assert complaints(fleet, peace, rows, study) == []
         damage(folder, rows[0].cell)
-        (line,) = complaints(fleet, peace, rows, study.study)
+        (line,) = complaints(fleet, peace, rows, study)
     assert complaint in line
 
 
@@ -231,24 +238,24 @@ def test_told_to_stop_agents_give_back_and_others_go_on_from_the_checkpoint(writ
     assert stopped.stdout.startswith("told 1 running cells' agents to end")
     said, _ = agent.communicate(timeout=60)
     assert "claim 1: given back" in said
-    assert agent.returncode == 1
-    with opened(file, folder, lease=2.0) as (sweep, store, _):
+    assert "ended as told by `ttrl sweep stop`" in said
+    assert agent.returncode == 0
+    with opened(file, folder, lease=2.0) as (_, store, _):
         (row,) = store.cells()
         assert (row.state, row.failures) == ("waiting", 0)
         began = Record.reopen(folder / "attempts" / "1" / row.cell).manifest
         assert 0 < began["steps_done"] < 40
         claim = store.claim("somebody")
-        worker = Agent(store, sweep, folder, None)
-        assert worker._adopt(claim, worker._attempt(row.cell, claim.token)) == "interrupted"
-        copy = Record.reopen(worker._attempt(row.cell, claim.token))
+        copy = Record.reopen(Folders(folder).adopt(row.cell, claim.token, claim.previous))
+        assert copy.manifest["state"] == "interrupted"
         assert (copy.manifest["created"], copy.manifest["steps_done"]) == (began["created"], began["steps_done"])
 
 
 def test_failures_in_a_row_end_the_agent_and_name_the_reason(write, tmp_path):
     file, folder = write(parameters={"model": {"values": ["no/such-model", "nor/this-one", "mini-xs"]}}), tmp_path / "o"
-    done = ttrl("sweep", "agent", file, "--folder", folder, "--failures", 2)
+    done = ttrl("sweep", "agent", file, "--folder", folder, "--failures", 2, "--retries", 0)
     assert done.returncode == 1
-    assert "ttrl: this agent ended: 2 failures in a row; the last: " in done.stderr
+    assert "ttrl: ended after 2 failures in a row: " in done.stderr
     assert "nor/this-one" in done.stderr.splitlines()[-1]
     status = ttrl("sweep", "status", file, "--folder", folder).stdout
     assert "short: 3 cells: 1 waiting, 2 failed" in status
@@ -287,8 +294,8 @@ def test_a_full_disk_is_a_failure_with_a_name_and_nothing_is_lost(write, tmp_pat
             raise OSError(28, "No space left on device", str(folder / "attempts"))
 
         with monkeypatch.context() as patch:
-            patch.setattr(Agent, "_adopt", full)
-            agent._run_cell(store.claim(agent.name))
+            patch.setattr(Folders, "adopt", full)
+            agent._run_cell(store.claim(agent.name), time.monotonic())
         (row,) = store.cells()
         assert (row.state, row.failures) == ("waiting", 1)
         assert row.error == f"No space left on device: {folder / 'attempts'}"
@@ -310,27 +317,6 @@ def test_a_run_whose_agent_is_killed_dies_with_it(write, tmp_path):
     assert not os.path.exists(f"/proc/{found[0]}")
 
 
-def test_a_copy_takes_sealed_checkpoints_alone_and_shares_what_never_changes(tmp_path):
-    source = tmp_path / "a"
-    for step, sealed in ((1, True), (2, False)):
-        checkpoint = source / "checkpoints" / f"checkpoint-{step}"
-        checkpoint.mkdir(parents=True)
-        (checkpoint / "weights").write_text("w")
-        if sealed:
-            seal(checkpoint)
-    (source / "metrics.jsonl").write_text('{"step": 1}\n')
-    (source / ".manifest.json.partial").touch()
-    (source / ".lock").touch()
-    copy_record(source, tmp_path / "b")
-    found = {path.relative_to(tmp_path / "b").as_posix() for path in (tmp_path / "b").rglob("*") if path.is_file()}
-    assert found == {"metrics.jsonl", "checkpoints/checkpoint-1/weights", "checkpoints/checkpoint-1/checksums.json"}
-    with (source / "metrics.jsonl").open("a") as late:  # of the process that the copy's claim took over from
-        late.write('{"step": 2}\n')
-    assert (tmp_path / "b" / "metrics.jsonl").read_text() == '{"step": 1}\n'
-    weights = [folder / "checkpoints" / "checkpoint-1" / "weights" for folder in (source, tmp_path / "b")]
-    assert weights[0].stat().st_ino == weights[1].stat().st_ino
-
-
 def test_an_agent_that_died_before_publishing_is_made_up_for(finished, tmp_path):
     file, peace = finished
     folder = tmp_path / "copy"
@@ -350,14 +336,14 @@ def test_a_finished_attempt_is_not_run_again(finished, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(peace, folder)
     (folder / "sweep.db").unlink()
-    with opened(file, folder) as (sweep, store, study):
+    with opened(file, folder) as (sweep, store, search):
         claim = store.claim("one")  # it finished its run and died before it could say so
         left = folder / "attempts" / "1" / claim.cell
         left.parent.mkdir(parents=True, exist_ok=True)
         (folder / "runs" / claim.cell).rename(left)
         store.release(claim, 0.0)
-        agent = Agent(store, sweep, folder, study)
-        agent._run_cell(store.claim(agent.name))
+        agent = Agent(store, sweep, folder, search)
+        agent._run_cell(store.claim(agent.name), time.monotonic())
         assert agent.tally.finished == 1
         assert not list((folder / "logs").glob(f"{claim.cell}.2.log"))
     assert Record.reopen(folder / "runs" / claim.cell).manifest["state"] == "finished"
@@ -368,16 +354,16 @@ def test_a_stale_agent_publishes_nothing(finished, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(peace, folder)
     (folder / "sweep.db").unlink()
-    with opened(file, folder, lease=0.2) as (sweep, store, study):
+    with opened(file, folder, lease=0.2) as (sweep, store, search):
         stale = store.claim("frozen")
         left = folder / "attempts" / "1" / stale.cell
         left.parent.mkdir(parents=True, exist_ok=True)
         (folder / "runs" / stale.cell).rename(left)
         time.sleep(0.3)
         assert store.claim("other").cell == stale.cell
-        agent = Agent(store, sweep, folder, study)
-        agent._outcome = lambda *_: "finished"
-        agent._run_cell(stale)
+        agent = Agent(store, sweep, folder, search)
+        agent._outcome = lambda *_: ("finished", None)
+        agent._run_cell(stale, time.monotonic())
         assert (agent.tally.finished, agent.tally.lost) == (0, 1)
         with pytest.raises(Lost):
             store.renew(stale)
@@ -399,3 +385,101 @@ def test_wandb_s_agents_leave_their_sweep_in_the_record(tmp_path):
     done = ttrl("run", program, "--out", tmp_path / "record", env=environment)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "record" / "manifest.json").read_text())["sweep"] == {"wandb": "abc123"}
+
+
+def test_a_run_that_ends_well_without_its_record_has_failed(write, tmp_path):
+    file, folder = write(command=["${env}", "true", *RUN[-3:]], parameters={"seeds.rl": {"value": 0}}), tmp_path / "out"
+    with opened(file, folder) as (sweep, store, _):
+        tally = Agent(store, sweep, folder, None, Limits(retries=0)).run()
+        assert (tally.finished, tally.given_up) == (0, 1)
+        (row,) = store.cells()
+        assert (row.state, "no run record here" in row.error) == ("failed", True)
+
+
+def test_an_experiment_file_that_changes_under_a_sweep_fails_its_cells(finished, tmp_path):
+    file, peace = finished
+    folder = tmp_path / "copy"
+    shutil.copytree(peace, folder)
+    with opened(file, folder) as (sweep, store, _):
+        row, other = store.cells()
+        record = folder / "runs" / other.cell
+        agent = Agent(store, sweep, folder, None)
+        claim = Claim(row.cell, row.params, 1, 0, None)
+        assert agent._checked(folder / "runs" / row.cell, claim, "finished") is not None
+        with pytest.raises(UserError, match=rf"is the record of {other.cell}: the experiment file was changed"):
+            agent._checked(record, claim, "finished")
+
+
+def test_records_outlive_their_database(finished, tmp_path):
+    file, peace = finished
+    folder = tmp_path / "copy"
+    shutil.copytree(peace, folder)
+    (folder / "sweep.db").unlink()
+    before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*")}
+    with opened(file, folder) as (sweep, store, _):
+        assert Agent(store, sweep, folder, None).run().finished == 2
+        assert all(row.value is not None for row in store.cells())
+    assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*")} == before
+
+
+def test_whatever_goes_wrong_with_one_cell_is_its_failure_and_not_the_agent_s_end(write, tmp_path, monkeypatch):
+    file, folder = write(parameters={"seeds.rl": {"value": 0}}), tmp_path / "out"
+    with opened(file, folder) as (sweep, store, _):
+        agent = Agent(store, sweep, folder, None, Limits(retries=0))
+        monkeypatch.setattr(Folders, "adopt", lambda *_: 1 / 0)
+        assert agent.run().given_up == 1
+        assert store.cells()[0].error == "ZeroDivisionError: division by zero"
+
+
+def test_a_search_s_failed_cell_is_retried_and_told_again(write, tmp_path):
+    fields = {"method": "random", "run_cap": 1, "metric": {"name": "majority_ratio", "goal": "maximize"}}
+    good = {"train.learning_rate": {"min": 1e-5, "max": 1e-4}}
+    file, folder = write(**fields, parameters=good, command=["${env}", "false", *RUN[-3:]]), tmp_path / "out"
+    with opened(file, folder) as (sweep, store, search):
+        assert Agent(store, sweep, folder, search, Limits(retries=0)).run().given_up == 1
+        assert [trial.state.name for trial in search.study.get_trials()] == ["FAIL"]
+        assert store.retry() == 1
+    write(**fields, parameters=good)
+    with opened(file, folder) as (sweep, store, search):
+        assert Agent(store, sweep, folder, search).run().finished == 1
+        (row,) = store.cells()
+        assert [trial.state.name for trial in search.study.get_trials()] == ["FAIL", "COMPLETE"]
+        assert (row.trial, row.told, search.study.best_value) == (1, True, row.value)
+
+
+def test_somebody_else_s_study_is_left_alone(write, tmp_path):
+    fields = {"method": "random", "run_cap": 1, "metric": {"name": "majority_ratio", "goal": "maximize"}}
+    file, folder = write(**fields, parameters={"train.learning_rate": {"min": 1e-5, "max": 1e-4}}), tmp_path / "out"
+    folder.mkdir()
+    url = sqlite_url(folder / "study.db")
+    theirs = optuna.create_study(storage=url, study_name="short", direction="maximize")
+    theirs.ask()
+    with pytest.raises(UserError, match="has a study 'short' of somebody else's"), opened(file, folder):
+        pass
+    assert [trial.state.name for trial in theirs.get_trials()] == ["RUNNING"]
+
+
+def test_agents_of_a_search_that_start_at_once_all_live(write, tmp_path):
+    fields = {"method": "random", "run_cap": 3, "metric": {"name": "majority_ratio", "goal": "maximize"}}
+    file = write(**fields, parameters={"train.learning_rate": {"min": 1e-5, "max": 1e-4}})
+    agents = [
+        subprocess.Popen(
+            [sys.executable, "-m", "ttrl_repro.cli", "sweep", "agent", file, "--folder", tmp_path / "out"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    said = [agent.communicate(timeout=300)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0, 0], said
+    assert sum(text.count(": finished") for text in said) == 3
+
+
+@pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"schema_version": 99}'])
+def test_a_plan_passes_over_what_is_no_record(write, tmp_path, manifest):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "manifest.json").write_text(manifest)
+    done = ttrl("sweep", "plan", write(), "--records", tmp_path / "other")
+    assert done.returncode == 0, done.stderr
+    assert "not measured" in done.stdout

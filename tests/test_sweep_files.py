@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 from pathlib import Path
 
@@ -119,6 +120,7 @@ def test_resume_takes_the_place_of_run(write, tmp_path):
         ({"min": 1e-5, "max": 1e-3, "distribution": "log_uniform_values"}, Range(1e-5, 1e-3, log=True)),
         ({"min": 0.0, "max": 1.0, "distribution": "log_uniform"}, Range(1.0, 2.718281828459045, log=True)),
         ({"min": 8, "max": 64, "q": 8, "distribution": "q_uniform"}, Range(8, 64, step=8)),
+        ({"min": 0.1, "max": 0.3, "q": 0.1, "distribution": "q_uniform"}, Range(0.1, 0.3, step=0.1)),
         ({"values": ["grpo", "rloo"]}, Choice(("grpo", "rloo"))),
     ],
 )
@@ -127,6 +129,7 @@ def test_distributions(write, spec, space):
     assert read_sweep(write(**fields, parameters={"p": spec})).parameters["p"] == space
 
 
+EARLY = {"type": "hyperband", "min_iter": 3}
 BAYES = {"method": "bayes", "run_cap": 3, "metric": {"name": "majority_ratio"}}
 
 
@@ -153,7 +156,23 @@ BAYES = {"method": "bayes", "run_cap": 3, "metric": {"name": "majority_ratio"}}
         ({"controller": {"type": "local"}}, "controller: not supported"),
         ({"job": "x"}, "job: not supported"),
         ({"method": "custom"}, "method: 'custom' is for W&B's own schedulers"),
-        ({"method": "random"}, "run_cap: missing; random would go on for ever"),
+        ({"method": "random"}, "metric: missing; random needs one"),
+        ({**BAYES, "run_cap": None}, "run_cap: missing; bayes would go on for ever"),
+        ({**BAYES, "metric": {"name": "x", "target": 0.9}}, "metric.target: not supported; use run_cap"),
+        ({"project": "x"}, "project: not supported; use the parameter tracking.project"),
+        ({"entity": "x"}, "entity: not supported; use the parameter tracking.entity"),
+        ({"name": ".."}, "name: '..' names a folder"),
+        ({"metric": {"name": "eval/mini-30/train/avg@2"}}, "metric: no eval/mini-30/train/avg@2 in an eval"),
+        (
+            {**BAYES, "metric": {"name": "eval/mini-30/train/greedy"}, "early_terminate": EARLY},
+            "early_terminate: needs a metric of every step",
+        ),
+        ({**BAYES, "early_terminate": {**EARLY, "eta": 2.5}}, "early_terminate.eta: Optuna needs an integer"),
+        ({"parameters": {"p": {"value": datetime.date(2025, 1, 1)}}}, "p: 2025-01-01 is no number, word, list"),
+        (
+            {**BAYES, "parameters": {"p": {"min": 1.0, "max": 1000.0, "distribution": "log_uniform"}}},
+            "p: log_uniform takes exponents",
+        ),
         ({**BAYES, "metric": None}, "metric: missing; bayes needs one"),
         ({**BAYES, "metric": {"name": "x", "impute": "best"}}, "metric.impute: not supported"),
         ({**BAYES, "early_terminate": {"type": "hyperband", "s": 2, "max_iter": 27}}, "early_terminate: give min_iter"),
@@ -167,7 +186,7 @@ BAYES = {"method": "bayes", "run_cap": 3, "metric": {"name": "majority_ratio"}}
             {**BAYES, "parameters": {"p": {"values": [1, 2], "probabilities": [0.1, 0.9]}}},
             "p.probabilities: not supported",
         ),
-        ({"early_terminate": {"type": "hyperband", "min_iter": 3}}, "early_terminate: needs a metric, and method"),
+        ({"early_terminate": EARLY}, "early_terminate: needs a metric, and method"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_refused_in_one_line(write, fields, message):

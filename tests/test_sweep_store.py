@@ -116,8 +116,9 @@ def test_failures_wait_behind_the_others_until_there_are_too_many(store):
     (row,) = store.cells(["a"])
     assert (row.state, row.failures, row.error, row.seconds) == ("failed", 2, "second", 2.5)
     assert store.claim("one") is None
-    assert store.retry(["b"]) == 0
-    assert store.retry() == 1
+    with pytest.raises(UserError, match=r"no failed cell of .*: b, x$"):
+        store.retry(["a", "b", "x"])
+    assert store.retry(["a"]) == 1
     assert store.claim("one").token == 3, "tokens never go back"
 
 
@@ -130,11 +131,14 @@ def test_a_cell_given_back_waits_and_has_not_failed(store):
 def test_a_cell_whose_agents_all_die_is_given_up(store, monkeypatch):
     monkeypatch.setattr(module, "TAKEOVERS", 2)
     for _ in range(3):
-        assert store.claim("one").cell == "a"
+        last = store.claim("one")
+        assert last.cell == "a"
         expire(store)
     assert store.claim("one").cell == "b", "and the others go on"
     (row,) = store.cells(["a"])
     assert (row.state, row.error) == ("failed", "its agents died 3 times: it may be what kills them")
+    with pytest.raises(Lost):
+        store.finish(last, 0.5, 1.0)
 
 
 class Flaky:
@@ -170,7 +174,7 @@ class Flaky:
     ],
 )
 def test_a_write_whose_answer_got_lost_is_the_same_write_twice(store, write):
-    write(store, store.claim("one"))
+    said = write(store, store.claim("one"))
     before = store.cells()
     with store.engine.begin() as db:
         db.execute(module._cells.delete())
@@ -180,7 +184,7 @@ def test_a_write_whose_answer_got_lost_is_the_same_write_twice(store, write):
     claim = store.claim("one")
     assert (claim.cell, claim.token, claim.previous) == ("a", 1, 0), "the claim that was made, and no other"
     store.engine.cuts = 1
-    write(store, claim)
+    assert write(store, claim) == said
     store.engine = engine
     assert [(r.state, r.token, r.failures, r.seconds, r.value, r.error) for r in store.cells()] == [
         (r.state, r.token, r.failures, r.seconds, r.value, r.error) for r in before
@@ -308,6 +312,7 @@ def test_a_server_that_restarts_is_waited_for():
         ("postgresql+psycopg://nobody:secret@127.0.0.1:1/x", r"storage postgresql\+psycopg://nobody:\*\*\*@127.0.0.1:1/x"),
         ("nonsense", "storage 'nonsense': Could not parse SQLAlchemy URL"),
         ("oracle+nothing://x", r"storage oracle\+nothing://x: Can't load plugin"),
+        ("sqlite://", "storage sqlite://: is in memory, of one process alone; give a file"),
         ("sqlite:////proc/nowhere/sweep.db", "cannot be used .unable to open database file"),
     ],
 )  # fmt: skip

@@ -16,10 +16,10 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):
-    """The run was asked to stop (SIGINT or SIGTERM) and did, with its record closed."""
+    """The run was asked to stop (SIGINT or SIGTERM) and did, with its record closed. `advice`: how it goes on."""
 
-    def __init__(self, signal_number: int, folder: object) -> None:
-        super().__init__(f"interrupted; continue with `ttrl resume {folder}`")
+    def __init__(self, signal_number: int, advice: str) -> None:
+        super().__init__(f"interrupted; {advice}")
         self.signal_number = signal_number
 
 

@@ -255,10 +255,14 @@ class Record:
         self.save_manifest()
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics or timings file. Raises UserError naming the line that is not valid JSON."""
+def read_jsonl(path: Path, complete: bool = False) -> list[dict[str, Any]]:
+    """Rows of a metrics or timings file. Raises UserError naming the line that is not valid JSON.
+
+    complete: leave out a last line without an end, as a file has that is being written.
+    """
     rows = []
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
+    lines = _complete_lines(path) if complete else path.read_text().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:

@@ -381,14 +381,14 @@ def _run(setup: Setup, record: Record, checkpoint: Path | None) -> None:
         state = "finished" if finished else "interrupted"
     except KeyboardInterrupt:
         state = "interrupted"
-        raise Interrupted(stop.received or signal.SIGINT, folder) from None
+        raise Interrupted(stop.received or signal.SIGINT, f"continue with `ttrl resume {folder}`") from None
     finally:
         if main:
             record.close(state)
         if mirror is not None:
             mirror.close(state)
     if not finished:
-        raise Interrupted(stop.received or signal.SIGTERM, folder)
+        raise Interrupted(stop.received or signal.SIGTERM, f"continue with `ttrl resume {folder}`")
 
 
 class _Session:

@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ttrl_repro.errors import UserError
-from ttrl_repro.records import Record, read_jsonl
+from ttrl_repro.records import Record, read_jsonl, write_atomic
 
-SYNCED = ".synced"  # W&B marks with RUN.wandb.synced what it has uploaded
+CHECKED = "checked.json"  # in a record's wandb folder: the offline runs that were uploaded and counted
 History = dict[int, dict[str, Any]]
 
 
 class Server(Protocol):
     """What `sync` needs of W&B."""
 
-    def upload(self, folder: Path) -> str:
-        """Upload a folder of an offline run; returns entity/project/id. Raises UserError."""
+    def upload(self, folder: Path, entity: str | None) -> str:
+        """Upload a folder of an offline run, into the user's own entity if None; entity/project/id. Raises UserError."""
 
     def steps(self, run: str) -> int:
         """How many steps the server has of the run. Raises UserError."""
@@ -48,9 +48,11 @@ def offline_folders(record: Path) -> list[Path]:
     return sorted((record / "wandb").glob("offline-run-*"))
 
 
-def is_synced(folder: Path) -> bool:
-    """Whether W&B has marked the folder as uploaded."""
-    return any(folder.glob(f"*.wandb{SYNCED}"))
+def is_checked(record: Path) -> bool:
+    """Whether all offline runs of the record were uploaded, and found complete on the server."""
+    path = record / "wandb" / CHECKED
+    names = json.loads(path.read_text()) if path.is_file() else []
+    return {folder.name for folder in offline_folders(record)} <= set(names)
 
 
 def read_offline(folders: Sequence[Path]) -> Logged:
@@ -125,22 +127,24 @@ def records_in(folders: Sequence[Path]) -> list[Path]:
 def sync(folders: Sequence[Path], server: Server, again: bool = False, say: Callable[[str], None] = print) -> int:
     """Upload every finished record in these folders, checked before and after; returns how many were uploaded.
 
-    again: also those that W&B has marked as uploaded. Raises UserError at the first that is not as its record.
+    again: also those that were uploaded and found complete before. Raises UserError at the first that is not so.
     """
     uploaded = 0
     for record in records_in(folders):
         offline = offline_folders(record)
-        if not again and all(is_synced(folder) for folder in offline):
+        if not again and is_checked(record):
             say(f"{record}: uploaded before")
             continue
         wrong = differences(record, read_offline(offline))
         if wrong:
             raise UserError(f"{record}: not uploaded: {'; '.join(wrong)}")
+        entity = Record.reopen(record).experiment().tracking.entity
         for folder in offline:
-            run = server.upload(folder)
+            run = server.upload(folder, entity)
         expected, there = len(expected_steps(record)), server.steps(run)
         if there != expected:
             raise UserError(f"{record}: W&B has {there} steps of {run}, the record {expected}")
+        write_atomic(record / "wandb" / CHECKED, json.dumps([folder.name for folder in offline]) + "\n")
         say(f"{record}: {run}, {there} steps")
         uploaded += 1
     return uploaded
@@ -149,20 +153,20 @@ def sync(folders: Sequence[Path], server: Server, again: bool = False, say: Call
 class Wandb:
     """W&B's own command and API."""
 
-    def upload(self, folder: Path) -> str:
+    def upload(self, folder: Path, entity: str | None) -> str:
         command = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-synced", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "WANDB_MODE": "online"})
         if done.returncode != 0:
             raise UserError(f"{folder}: W&B cannot upload it: {_last_line(done.stderr + done.stdout)}")
         logged = read_offline([folder])
-        entity = self._api().default_entity
-        return f"{entity}/{logged.project}/{logged.run_id}"
+        return f"{entity or self._api().default_entity}/{logged.project}/{logged.run_id}"
 
     def steps(self, run: str) -> int:
         import wandb
 
         try:
-            return sum(1 for _ in self._api().run(run).scan_history(keys=["_step"]))
+            # A run that was killed and resumed logs some steps twice.
+            return len({row["_step"] for row in self._api().run(run).scan_history(keys=["_step"])})
         except (wandb.errors.CommError, ValueError) as error:
             raise UserError(f"{run}: W&B does not show it ({' '.join(str(error).split())})") from error
 

@@ -18,13 +18,17 @@ from ttrl_repro.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from ttrl_repro.sweeps.files import SweepFile
+    from ttrl_repro.sweeps.search import Search
     from ttrl_repro.sweeps.store import Store
 
 app = typer.Typer(help="Many runs from one file in W&B's sweep format, each cell exactly once.", no_args_is_help=True)
 
 File = Annotated[Path, typer.Argument(help="sweep file, as in sweeps/")]
 Storage = Annotated[
-    str | None, typer.Option(help="database of cells, as postgresql+psycopg://... (default: a file in the folder)")
+    str | None,
+    typer.Option(
+        envvar="TTRL_STORAGE", help="database of cells, as postgresql+psycopg://... (default: a file in the folder)"
+    ),
 ]
 Folder = Annotated[Path | None, typer.Option(help="where records go (default: runs/sweeps/NAME)")]
 
@@ -59,26 +63,24 @@ def agent_command(
     cells: Annotated[int | None, typer.Option(min=1, help="end after so many cells")] = None,
     seed: Annotated[int, typer.Option(min=0, help="of a search")] = 0,
     wait: Annotated[bool, typer.Option(help="stay while others run: their cells may need somebody")] = True,
+    grace: Annotated[float, typer.Option(min=0.0, help="seconds for a stopped run's checkpoint")] = 60.0,
 ) -> None:
     """Run cells until none is left. Start as many as you like, anywhere that reaches the storage."""
     from ttrl_repro.sweeps.agent import Agent, Limits
     from ttrl_repro.sweeps.files import read_sweep
 
     sweep = read_sweep(file)
-    limits = Limits(retries=retries, failures_in_a_row=failures, cells=cells)
+    limits = Limits(retries=retries, failures_in_a_row=failures, cells=cells, grace=grace)
     with _open(sweep, storage, folder, lease) as (store, place):
         enqueue(sweep, store)
-        study = None
-        if sweep.metric is not None:
-            from ttrl_repro.sweeps.search import Study, differences, study_url
-
-            for line in differences(sweep):
-                print(f"note: {line}", file=sys.stderr)
-            study = Study(store, sweep, study_url(storage, place), seed)
-        tally = Agent(store, sweep, place, study, limits).run(wait)
-    print(f"{tally.finished} cells finished, {tally.failed} failures, {tally.lost} lost to other agents")
-    if tally.stopped:
-        print(f"ttrl: this agent ended: {tally.stopped}", file=sys.stderr)
+        search = _search(sweep, store, storage, place, seed)
+        tally = Agent(store, sweep, place, search, limits).run(wait)
+    print(f"{tally.finished} cells finished, {tally.failed} failures, {tally.lost} lost")
+    if tally.told_to_stop:
+        print("ended as told by `ttrl sweep stop`")
+    if tally.in_a_row >= failures:
+        print(f"ttrl: ended after {tally.in_a_row} failures in a row: {tally.last_failure}", file=sys.stderr)
+    if tally.in_a_row >= failures or tally.given_up:
         raise SystemExit(1)
 
 
@@ -90,6 +92,7 @@ def run_command(
     folder: Folder = None,
     lease: Annotated[float, typer.Option(min=1.0)] = 60.0,
     retries: Annotated[int, typer.Option(min=0)] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="of a search")] = 0,
 ) -> None:
     """Run a whole sweep with some agents on this machine, then say how it went."""
     from ttrl_repro.sweeps.files import read_sweep
@@ -98,10 +101,11 @@ def run_command(
     sweep = read_sweep(file)
     with _open(sweep, storage, folder, lease) as (store, place):
         enqueue(sweep, store)  # what is wrong with the file or the storage is said once
+        _search(sweep, store, storage, place, seed)
     argv = [sys.executable, "-m", "ttrl_repro.cli", "sweep", "agent", str(file), "--folder", str(place)]
-    argv += [f"--lease={lease}", f"--retries={retries}", *([f"--storage={storage}"] if storage else [])]
+    argv += [f"--lease={lease}", f"--retries={retries}", f"--seed={seed}"]
     threads = str(max((os.cpu_count() or 1) // agents, 1))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    environment = {"OMP_NUM_THREADS": threads, **os.environ, **({"TTRL_STORAGE": storage} if storage else {})}
     # A group of their own: the terminal's Ctrl-C reaches them through us.
     children = [subprocess.Popen(argv, env=environment, start_new_session=True) for _ in range(agents)]
     received: list[int] = []
@@ -118,7 +122,7 @@ def run_command(
         for number, handler in previous.items():
             signal.signal(number, handler)
     if received:
-        raise Interrupted(received[0], f"the sweep; `ttrl sweep run {file}` goes on")
+        raise Interrupted(received[0], f"`ttrl sweep run {file}` goes on")
     with _open(sweep, storage, folder, lease) as (store, place):
         print(_status(sweep, store, verbose=False), end="")
         rows = store.cells()
@@ -152,10 +156,7 @@ def retry_command(
     from ttrl_repro.sweeps.files import read_sweep
 
     with _open(read_sweep(file), storage, folder, create=False) as (store, _):
-        again = store.retry(cells or ())
-        if not again and cells:
-            raise UserError(f"none of these is a failed cell of {store.sweep}: {', '.join(cells)}")
-        print(f"{again} cells wait again")
+        print(f"{store.retry(cells or ())} cells wait again")
 
 
 @app.command("stop")
@@ -166,6 +167,33 @@ def stop_command(file: File, storage: Storage = None, folder: Folder = None) -> 
     with _open(read_sweep(file), storage, folder, create=False) as (store, _):
         store.stop()
         print(f"told {store.counts()['running']} running cells' agents to end; they do within a third of their lease")
+
+
+@app.command("study")
+def study_command(file: File, storage: Storage = None, folder: Folder = None) -> None:
+    """Where Optuna's dashboard finds the sweep; of a grid, the study is written first, from what has ended."""
+    from ttrl_repro.sweeps.files import read_sweep
+    from ttrl_repro.sweeps.search import export_grid
+    from ttrl_repro.sweeps.store import sqlite_url
+
+    sweep = read_sweep(file)
+    with _open(sweep, storage, folder, create=False) as (store, place):
+        url = storage if storage and sweep.method != "grid" else sqlite_url(place / "study.db")
+        if sweep.method == "grid":
+            print(f"{export_grid(sweep, store.cells(), url)} cells have ended")
+    print(f"optuna-dashboard {url}")
+
+
+def _search(sweep: SweepFile, store: Store, storage: str | None, place: Path, seed: int) -> Search | None:
+    """What proposes the cells; None for a grid, whose cells are known."""
+    if sweep.method == "grid":
+        return None
+    from ttrl_repro.sweeps.search import Search, differences
+    from ttrl_repro.sweeps.store import sqlite_url
+
+    for line in differences(sweep):
+        print(f"note: {line}", file=sys.stderr)
+    return Search(store, sweep, storage or sqlite_url(place / "study.db"), seed)
 
 
 def enqueue(sweep: SweepFile, store: Store) -> int:
@@ -188,7 +216,7 @@ def enqueue(sweep: SweepFile, store: Store) -> int:
 
 
 def _status(sweep: SweepFile, store: Store, verbose: bool) -> str:
-    from ttrl_repro.sweeps.status import status, value_table
+    from ttrl_repro.sweeps.status import best, status
 
     rows = store.cells()
     missing: list[str] = []
@@ -196,10 +224,9 @@ def _status(sweep: SweepFile, store: Store, verbose: bool) -> str:
     if sweep.method == "grid" and size is not None and size > len(rows):
         there = {row.cell for row in rows}
         missing = [cell.key for cell in sweep.cells() if cell.key not in there]
-    text = status(sweep.name, rows, store.now(), missing, verbose)
-    if sweep.metric is not None:
-        text += value_table(rows, best=True, maximize=sweep.metric.maximize)
-    return text
+    to_come = len(missing) if sweep.method == "grid" else max((size or 0) - len(rows), 0)
+    text = status(sweep.name, rows, store.now(), missing, to_come, verbose)
+    return text if sweep.metric is None else text + best(rows, sweep.metric.maximize)
 
 
 @contextmanager
@@ -207,7 +234,7 @@ def _open(
     sweep: SweepFile, storage: str | None, folder: Path | None, lease: float = 60.0, create: bool = True
 ) -> Iterator[tuple[Store, Path]]:
     """The sweep's storage and folder. Raises UserError if the storage fails, or is not there and not to be created."""
-    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.exc import OperationalError
 
     from ttrl_repro.sweeps.store import Store, shown, sqlite_url
 
@@ -225,8 +252,8 @@ def _open(
         if not create and not store.known():
             raise UserError(f"storage {shown(url)}: holds no sweep {sweep.name!r}")
         yield store, place
-    except DBAPIError as error:
+    except OperationalError as error:
         reason = " ".join(str(error.orig).split())
-        raise UserError(f"storage {shown(url)}: {reason}; nothing is lost: agents go on when it is back") from error
+        raise UserError(f"storage {shown(url)}: {reason}; start agents again when it is back") from error
     finally:
         store.close()

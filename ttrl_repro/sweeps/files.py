@@ -30,13 +30,17 @@ Params = dict[str, Any]
 
 REFUSED = {
     "controller": "agents need no controller here; leave it out",
+    "entity": "use the parameter tracking.entity",
     "image_uri": "use `program` and `command`",
     "job": "use `program` and `command`",
     "metrics": "one metric is optimised; use `metric`",
+    "project": "use the parameter tracking.project",
     "scheduler": "`ttrl sweep agent` asks Optuna itself; use `method: random` or `bayes`",
 }
+LARGEST_EXPONENT = 700.0  # whose power of e is a number
 RUN = "run"  # of `ttrl run`; before ${program} in a command
 PROGRAM = "${program}"
+END = (RUN, PROGRAM, "${args_no_hyphens}")  # of every command
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Hyperband:
     """Runs that are behind at rungs are ended; rungs are at min_iter * eta ** k steps."""
 
     min_iter: int
-    eta: float
+    eta: int
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,6 @@ class Metric:
 
     name: str
     maximize: bool
-    target: float | None
 
 
 @dataclass(frozen=True)
@@ -112,11 +115,17 @@ class SweepFile:
             yield cell
 
     def cell(self, params: Params) -> Cell:
-        """The cell of these parameters. Raises UserError if they make no valid experiment."""
+        """The cell of these parameters. Raises UserError if they make no experiment, or one without the metric."""
         try:
             experiment = experiment_from(read_experiment(self.program), overrides_of(params), self.program)
         except UserError as error:
             raise UserError(f"{self.path}: {error} (with {' '.join(overrides_of(params))})") from None
+        if self.metric is not None and self.metric.name.startswith("eval/"):
+            known = evaluation_names(experiment)
+            if self.metric.name not in known:
+                raise UserError(
+                    f"{self.path}: metric: no {self.metric.name} in an evaluation; known: {', '.join(known)}"
+                )
         return Cell(name_of(experiment), params, experiment)
 
     def size(self) -> int | None:
@@ -137,31 +146,40 @@ class SweepFile:
             ).hexdigest()[:12]
         return fixed
 
-    def argv(self, params: Params, interpreter: str) -> list[str]:
+    def argv(self, params: Mapping[str, Any], interpreter: str) -> list[str]:
         """The command that runs a cell, its macros replaced as W&B's agent replaces them."""
-        overrides = overrides_of(params)
+        return self._expanded(self.command, params, interpreter)
+
+    def resume_argv(self, folder: Path, interpreter: str) -> list[str]:
+        """The command that goes on with a record: the same with `resume FOLDER` in place of `run FILE key=value`."""
+        return [*self._expanded(self.command[: -len(END)], {}, interpreter), "resume", str(folder)]
+
+    def _expanded(self, command: Sequence[str], params: Mapping[str, Any], interpreter: str) -> list[str]:
         macros = {
             "${env}": ["/usr/bin/env"],
             "${interpreter}": [interpreter],
             PROGRAM: [str(self.program)],
-            "${args_no_hyphens}": overrides,
+            "${args_no_hyphens}": overrides_of(params),
         }
-        return [part for chunk in self.command for part in macros.get(chunk, [_environment(chunk)])]
-
-    def resume_argv(self, folder: Path, interpreter: str) -> list[str]:
-        """The command that goes on with a record: the same with `resume FOLDER` in place of `run FILE key=value`."""
-        at = self.command.index(PROGRAM) - 1
-        before = SweepFile.argv(_with_command(self, self.command[:at]), {}, interpreter)
-        return [*before, "resume", str(folder)]
+        return [part for chunk in command for part in macros.get(chunk, [_environment(chunk)])]
 
 
-def _with_command(sweep: SweepFile, command: Sequence[str]) -> SweepFile:
-    return SweepFile(**{**sweep.__dict__, "command": tuple(command)})
-
-
-def overrides_of(params: Params) -> list[str]:
+def overrides_of(params: Mapping[str, Any]) -> list[str]:
     """Parameters as `ttrl run` takes them, and as W&B writes ${args_no_hyphens}: `rollout.votes=16`."""
     return [f"{name}={value}" for name, value in params.items()]
+
+
+def evaluation_names(experiment: Experiment) -> list[str]:
+    """Metrics of the last evaluation of an experiment's own tasks, by their names on W&B (`summary.headline`)."""
+    settings = experiment.evaluate
+    task = Path(experiment.task).stem
+    sets = [
+        f"{task}/train",
+        *([f"{task}/fresh"] if settings.fresh else []),
+        *(f"{Path(t).stem}/train" for t in settings.tasks),
+    ]
+    ways = ["greedy", *(f"T={settings.temperature:g}/{m}" for m in (f"avg@{settings.k}", f"maj@{settings.votes}"))]
+    return [f"eval/{one}/{way}" for one in sets for way in ways]
 
 
 @cache
@@ -204,14 +222,16 @@ def _checked(path: Path, content: Any) -> SweepFile:
     if not program.is_file():
         raise _Refused(f"program: there is no experiment file {program} in {Path.cwd()}")
     metric = _metric(content.get("metric"))
-    if method == "bayes" and metric is None:
-        raise _Refused("metric: missing; bayes needs one to optimise")
+    if method != "grid" and metric is None:
+        raise _Refused(f"metric: missing; {method} needs one")
     if "early_terminate" in content and (metric is None or method == "grid"):
         raise _Refused("early_terminate: needs a metric, and method random or bayes")
+    if "early_terminate" in content and metric is not None and metric.name.startswith("eval/"):
+        raise _Refused("early_terminate: needs a metric of every step, and evaluations are not")
     if method != "grid" and "run_cap" not in content:
         raise _Refused(f"run_cap: missing; {method} would go on for ever")
     name = content.get("name", path.stem)
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise _Refused(f"name: {name!r} names a folder, so use letters, digits, dots, dashes and underscores")
     return SweepFile(
         path=path,
@@ -252,10 +272,14 @@ def schema_complaint(content: Any) -> str | None:
 def _metric(spec: Mapping[str, Any] | None) -> Metric | None:
     if spec is None:
         return None
-    for field in ("impute", "impute_while_running"):
+    for field, instead in (
+        ("impute", "runs that fail tell Optuna nothing"),
+        ("impute_while_running", "runs that go on tell Optuna nothing"),
+        ("target", "use run_cap"),
+    ):
         if field in spec:
-            raise _Refused(f"metric.{field}: not supported; runs that fail tell Optuna nothing")
-    return Metric(spec["name"], spec.get("goal", "minimize") == "maximize", spec.get("target"))
+            raise _Refused(f"metric.{field}: not supported; {instead}")
+    return Metric(spec["name"], spec.get("goal", "minimize") == "maximize")
 
 
 def _hyperband(spec: Mapping[str, Any] | None) -> Hyperband | None:
@@ -266,7 +290,10 @@ def _hyperband(spec: Mapping[str, Any] | None) -> Hyperband | None:
     for field in ("max_iter", "s", "strict"):
         if field in spec:
             raise _Refused(f"early_terminate.{field}: not supported; give min_iter and eta")
-    return Hyperband(spec["min_iter"], float(spec.get("eta", 3)))
+    eta = spec.get("eta", 3)
+    if eta != int(eta) or eta < 2:
+        raise _Refused(f"early_terminate.eta: Optuna needs an integer of 2 or more, not {eta:g}")
+    return Hyperband(spec["min_iter"], int(eta))
 
 
 def _parameter(name: str, spec: Mapping[str, Any], method: str) -> Range | Choice:
@@ -280,10 +307,20 @@ def _parameter(name: str, spec: Mapping[str, Any], method: str) -> Range | Choic
         for value in values:
             if value is None:
                 raise _Refused(f"parameters.{name}: W&B passes null as the word None; leave the parameter out")
-        if len({json.dumps(value, sort_keys=True) for value in values}) < len(values):
+            if not _is_json(value):
+                raise _Refused(f"parameters.{name}: {value} is no number, word, list or mapping; put it in quotes")
+        if len({json.dumps(value, sort_keys=True, default=str) for value in values}) < len(values):
             raise _Refused(f"parameters.{name}: a value is listed twice")
         return Choice(values)
     return _range(name, spec, method)
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _range(name: str, spec: Mapping[str, Any], method: str) -> Range:
@@ -298,6 +335,8 @@ def _range(name: str, spec: Mapping[str, Any], method: str) -> Range:
     if not low < high:
         raise _Refused(f"parameters.{name}: min ({low}) must be below max ({high})")
     if kind == "log_uniform":  # its bounds are exponents
+        if high > LARGEST_EXPONENT:
+            raise _Refused(f"parameters.{name}: log_uniform takes exponents; for the values use log_uniform_values")
         return Range(math.exp(low), math.exp(high), log=True)
     found = Range(
         low,
@@ -306,7 +345,9 @@ def _range(name: str, spec: Mapping[str, Any], method: str) -> Range:
         step=spec.get("q", 1.0) if kind == "q_uniform" else None,
         integer=kind == "int_uniform",
     )
-    if found.step is not None and any(not float(end / found.step).is_integer() for end in (low, high)):
+    if found.step is not None and any(
+        not math.isclose(end / found.step, round(end / found.step), abs_tol=1e-9) for end in (low, high)
+    ):
         raise _Refused(f"parameters.{name}: min and max must be multiples of q ({found.step})")
     if method == "grid" and not found.integer:
         raise _Refused(f"parameters.{name}: a grid needs values, or min and max as integers")
@@ -328,7 +369,7 @@ def _command(parts: Sequence[Any] | None) -> tuple[str, ...]:
     unknown = macros - {"${env}", "${interpreter}", PROGRAM, "${args_no_hyphens}"}
     if unknown:
         raise _Refused(f"command: {min(unknown)} is nothing that `ttrl run` takes; {advice}")
-    if command[-3:] != (RUN, PROGRAM, "${args_no_hyphens}"):
+    if command[-len(END) :] != END:
         raise _Refused(f"command: must end with run, {PROGRAM}, ${{args_no_hyphens}}; {advice}")
     return command
 

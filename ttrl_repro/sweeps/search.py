@@ -1,36 +1,36 @@
-"""What to try next, by Optuna, and the study in which its dashboard shows a sweep.
+"""What to try next: Optuna proposes the cells of `random` and `bayes`, and ends runs that are behind.
 
-The database of cells is the truth; the study follows it. It is changed under the sweep's lock alone, so that whatever
-is RUNNING there without a cell is of an agent that died in between, and is failed at once: no trial stays RUNNING. A
-sampler is made anew for every proposal, seeded by the sweep's seed and the trial's number: agents that are restarted do
-not propose again what they proposed before.
+The database of cells is the truth; the study follows it. Proposals and outcomes are written under the sweep's lock, so
+that whatever is RUNNING in the study without a cell is of an agent that died in between, and is failed at once: no
+trial stays RUNNING. A sampler is made anew for every proposal, seeded by the sweep's seed and the trial's number:
+agents that are restarted do not propose again what they proposed before.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 import warnings
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ttrl_repro.errors import UserError
-from ttrl_repro.sweeps.files import Cell, Choice, Range, SweepFile
-from ttrl_repro.sweeps.store import ENDED, FAILED, FINISHED, PRUNED, CellRow, Claim, Lost, Store, sqlite_url
+from ttrl_repro.sweeps.files import Choice, Range, SweepFile
+from ttrl_repro.sweeps.store import ENDED, FAILED, FINISHED, PRUNED, CellRow, Claim, Lost, Store, shown
 
 TRIES = 100  # proposals in a row that are no valid experiment, or are there already
 CELL = "cell"  # user attribute of a trial: its key
+MARK = "ttrl_sweep"  # user attribute of our studies
 STATES = {FINISHED: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
+
+T = TypeVar("T")
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -45,78 +45,81 @@ def differences(sweep: SweepFile) -> list[str]:
         lines.append("random: the same distributions, other numbers than W&B's; a cell drawn twice runs once")
     if sweep.early_terminate is not None:
         lines.append("early_terminate: asynchronous successive halving at min_iter * eta^k steps, as W&B's hyperband")
-        lines.append(
-            "early_terminate: a run is compared as soon as it reaches a rung; W&B's does so at its next report"
-        )
     return lines
 
 
-class Study:
-    """The Optuna study of a sweep that has a metric."""
+class Search:
+    """The Optuna study that proposes a sweep's cells. Raises UserError where its storage cannot be used."""
 
     def __init__(self, store: Store, sweep: SweepFile, url: str, seed: int = 0) -> None:
         assert sweep.metric is not None
-        self.store, self.sweep, self.seed = store, sweep, seed
-        self.distributions = {name: _distribution(space) for name, space in sweep.parameters.items()}
-        self._storage = optuna.storages.RDBStorage(url)
-        with store.lock():
-            self.study = self._created()
-            if sweep.method == "grid":
-                self._forget_other_values()
+        self.store, self.sweep, self.url, self.seed = store, sweep, url, seed
+        self.metric = sweep.metric.name
+        self.stops_early = sweep.early_terminate is not None
+        self.distributions = {name: distribution(space) for name, space in sweep.parameters.items()}
+        with store.lock():  # Optuna makes its tables in several steps
+            self.study = self._patiently(self._opened)
 
-    def _created(self) -> optuna.Study:
+    def _opened(self) -> optuna.Study:
         assert self.sweep.metric is not None
-        return optuna.create_study(
-            storage=self._storage,
+        study = optuna.create_study(
+            storage=optuna.storages.RDBStorage(self.url),
             study_name=self.sweep.name,
             direction="maximize" if self.sweep.metric.maximize else "minimize",
             load_if_exists=True,
             pruner=_pruner(self.sweep),
         )
-
-    def _forget_other_values(self) -> None:
-        """A grid that was given more values: Optuna takes no others for a parameter, so its mirror begins anew."""
-        trials = self.study.get_trials(deepcopy=False)
-        if trials and trials[0].distributions != self.distributions:
-            optuna.delete_study(study_name=self.sweep.name, storage=self._storage)
-            self.study = self._created()
-            self.store.forget_told()
+        if MARK not in study.user_attrs:
+            if study.get_trials(deepcopy=False):
+                raise UserError(f"storage {shown(self.url)}: has a study {self.sweep.name!r} of somebody else's")
+            study.set_user_attr(MARK, self.sweep.name)
+        return study
 
     # -- proposing -----------------------------------------------------------------------------------
 
     def propose(self) -> bool:
-        """Enqueue one more cell; False if the sweep has all of its cells. Raises UserError if no new one is found."""
-        with self.store.lock() as holder:
-            self._reconcile()
-            rows = self.store.cells()
-            size = self.sweep.size()
-            if size is not None and len(rows) >= size:
-                return False
-            reason = ""
-            for _ in range(TRIES):
-                self.study.sampler = self._sampler(len(self.study.get_trials(deepcopy=False)))
-                trial = self.study.ask(self.distributions)
-                try:
-                    cell = self.sweep.cell(_params(trial.params))
-                except UserError as error:
-                    reason = str(error)
-                    trial.set_user_attr("invalid", reason)
-                    self.study.tell(trial, state=TrialState.FAIL)
-                    continue
-                trial.set_user_attr(CELL, cell.key)
-                if self.store.propose(cell.key, cell.params, trial.number, holder):
-                    return True
-                reason = f"{cell.key} is there already"
-                self._tell_twin(trial, cell, rows)
-            raise UserError(f"{self.sweep.path}: {TRIES} proposals in a row gave no new cell; the last: {reason}")
+        """Whether there is a new cell: enqueue one more, unless the sweep has all of its cells.
 
-    def _tell_twin(self, trial: Trial, cell: Cell, rows: list[CellRow]) -> None:
-        """A cell that is there already is not run again: the same seeds would give the same value."""
-        twin = next(row for row in rows if row.cell == cell.key)
-        if twin.state == FINISHED and twin.value is not None:
-            self.study.tell(trial, twin.value)
-        else:
-            self.study.tell(trial, state=TrialState.FAIL)
+        Raises UserError if no proposal is a valid experiment.
+        """
+        try:
+            with self.store.lock() as holder:
+                return self._patiently(lambda: self._propose(holder))
+        except Lost:  # we were too slow, and another agent has the lock
+            return True
+
+    def _propose(self, holder: str) -> bool:
+        self._follow()
+        rows = {row.cell: row for row in self.store.cells()}
+        assert self.sweep.run_cap is not None
+        if len(rows) >= self.sweep.run_cap:
+            return False
+        invalid = 0
+        for _ in range(TRIES):
+            self.study.sampler = self._sampler(len(self.study.get_trials(deepcopy=False)))
+            trial = self.study.ask(self.distributions)
+            try:
+                cell = self.sweep.cell(self._params(trial.params))
+            except UserError as error:
+                invalid, reason = invalid + 1, str(error)
+                trial.set_user_attr("invalid", reason)
+                self.study.tell(trial, state=TrialState.FAIL)
+                continue
+            trial.set_user_attr(CELL, cell.key)
+            if self.store.propose(cell.key, cell.params, trial.number, holder):
+                return True
+            # A cell that is there already is not run again: the same seeds would give the same value.
+            twin = rows.get(cell.key)
+            if twin is not None and twin.state == FINISHED:
+                self.study.tell(trial, twin.value)
+            else:
+                self.study.tell(trial, state=TrialState.FAIL)
+        if invalid == TRIES:
+            raise UserError(
+                f"{self.sweep.path}: {TRIES} proposals in a row were no valid experiment; the last: {reason}"
+            )
+        print(f"{self.sweep.name}: {TRIES} proposals in a row were there already; it ends at {len(rows)} cells")
+        return False
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         seed = int.from_bytes(hashlib.sha256(f"{self.seed}/{number}".encode()).digest()[:4], "big")
@@ -124,112 +127,159 @@ class Study:
             return optuna.samplers.RandomSampler(seed=seed)
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
 
+    def _params(self, proposed: Mapping[str, Any]) -> dict[str, Any]:
+        """Proposed values as the file lists them."""
+        params = {}
+        for name, value in proposed.items():
+            space = self.sweep.parameters[name]
+            listed = space.values if isinstance(space, Choice) else ()
+            params[name] = next((given for given in listed if choice(given) == value), value)
+        return params
+
     # -- early stopping ------------------------------------------------------------------------------
 
     def report(self, claim: Claim, values: Mapping[int, float]) -> bool:
         """Tell the study a running cell's metric by step; returns whether the cell should end here.
 
-        Raises Lost if the trial has ended: the cell is another agent's.
+        Without an answer nothing ends: the next report says all again. Raises Lost if the trial has ended.
         """
-        if self.sweep.early_terminate is None or claim.trial is None:
-            return False
-        with self.store.lock():
-            self.store.renew(claim, patient=True)
-            trial = self._trial(claim.trial)
-            if trial.state.is_finished():
-                raise Lost(claim.cell)
+        try:
+            trial = self._trial(claim)
             live = Trial(self.study, trial._trial_id)
             for step, value in sorted(values.items()):
-                if step not in trial.intermediate_values:  # reported before the cell was taken over
+                if step not in trial.intermediate_values:  # reported before, or before the cell was taken over
                     live.report(value, step)
                     if live.should_prune():
                         return True
+        except UpdateFinishedTrialError as error:
+            raise Lost(claim.cell) from error
+        except (DBAPIError, StorageInternalError):
+            return False
         return False
+
+    def behind(self, claim: Claim) -> bool:
+        """Whether the run that the claim takes over should have ended at what it reported last."""
+        if not self.stops_early:
+            return False
+        trial = self._patiently(lambda: self._trial(claim))
+        live = Trial(self.study, trial._trial_id)
+        return bool(trial.intermediate_values) and self._patiently(live.should_prune)
+
+    def _trial(self, claim: Claim) -> FrozenTrial:
+        assert claim.trial is not None
+        return self.study.get_trials(deepcopy=False)[claim.trial]
 
     # -- following -----------------------------------------------------------------------------------
 
-    def reconcile(self) -> None:
+    def follow(self) -> None:
         """Bring the study up to what the cells say: outcomes that it was not told, trials that nobody runs."""
         with self.store.lock():
-            self._reconcile()
+            self._patiently(self._follow)
 
-    def _reconcile(self) -> None:
+    def _follow(self) -> None:
         rows = self.store.cells()
         trials = self.study.get_trials(deepcopy=False)
-        known = {row.trial for row in rows if row.trial is not None}
+        known = {row.trial for row in rows}
         for trial in trials:
-            if trial.state in (TrialState.RUNNING, TrialState.WAITING) and trial.number not in known:
+            if not trial.state.is_finished() and trial.number not in known:
                 self._tell(trial, FAILED, None)
-        by_cell = {trial.user_attrs[CELL]: trial for trial in trials if CELL in trial.user_attrs}
         for row in rows:
-            if row.state not in ENDED or row.told:
-                continue
-            if self.sweep.method == "grid":
-                trial = by_cell.get(row.cell) or self._added(row)
-            else:
+            if row.state in ENDED and not row.told:
                 assert row.trial is not None
-                trial = trials[row.trial]
-                if not trial.state.is_finished():
-                    self._tell(trial, row.state, row.value)
-            self.store.mark_told(row.cell, trial.number)
+                self.store.mark_told(row, self._told(trials[row.trial], row))
 
-    def _tell(self, trial: FrozenTrial, state: str, value: float | None) -> None:
-        if state == FINISHED and value is not None:
-            self.study.tell(trial.number, value)
-        else:
-            self.study.tell(trial.number, state=TrialState.PRUNED if state == PRUNED else TrialState.FAIL)
-
-    def _added(self, row: CellRow) -> FrozenTrial:
-        """A grid's cell as a trial that has ended."""
-        params = {name: _choice(value) for name, value in row.params.items()}
-        state = STATES[row.state] if row.value is not None else TrialState.FAIL
+    def _told(self, trial: FrozenTrial, row: CellRow) -> int:
+        """Tell the outcome of a cell; the number of the trial that has it."""
+        if not trial.state.is_finished():
+            self._tell(trial, row.state, row.value)
+            return trial.number
+        if trial.state == STATES[row.state]:  # told by an agent that died before it wrote that down
+            return trial.number
+        # It failed, was told so, and was retried: Optuna's trials end once.
         self.study.add_trial(
             create_trial(
-                state=state,
-                value=row.value if state == TrialState.COMPLETE else None,
-                params=params,
-                distributions=self.distributions,
+                state=STATES[row.state],
+                value=row.value if row.state == FINISHED else None,
+                params=trial.params,
+                distributions=trial.distributions,
                 user_attrs={CELL: row.cell},
             )
         )
-        return self.study.get_trials(deepcopy=False)[-1]
+        return max(t.number for t in self.study.get_trials(deepcopy=False) if t.user_attrs.get(CELL) == row.cell)
 
-    def _trial(self, number: int) -> FrozenTrial:
-        return self.study.get_trials(deepcopy=False)[number]
+    def _tell(self, trial: FrozenTrial, state: str, value: float | None) -> None:
+        try:
+            if state == FINISHED:
+                self.study.tell(trial.number, value)
+            else:
+                self.study.tell(trial.number, state=STATES[state])
+        except UpdateFinishedTrialError:
+            return  # by an agent whose lock ran out, and who said the same
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """Do something with the study; while the server is away, again and again. Raises UserError at last."""
+        until = time.monotonic() + self.store.patience
+        while True:
+            try:
+                return work()
+            except (OperationalError, StorageInternalError) as error:
+                if time.monotonic() > until:
+                    reason = " ".join(str(error).split("\n", 1)[0].split())
+                    raise UserError(f"storage {shown(self.url)}: the study does not answer ({reason})") from error
+            time.sleep(1.0)
 
 
-def study_url(storage: str | None, folder: Path) -> str:
-    """Where the Optuna study is: on the server, or in a file of its own beside the cells'."""
-    return storage if storage is not None else sqlite_url(folder / "study.db")
+def export_grid(sweep: SweepFile, rows: list[CellRow], url: str) -> int:
+    """Write the ended cells of a grid as an Optuna study, for its dashboard, in place of an earlier one.
+
+    Returns the number of trials. Raises UserError for a sweep without a metric.
+    """
+    if sweep.metric is None:
+        raise UserError(f"{sweep.path}: metric: missing; a study needs one")
+    storage = optuna.storages.RDBStorage(url)
+    if sweep.name in {summary.study_name for summary in optuna.get_all_study_summaries(storage)}:
+        if MARK not in optuna.load_study(study_name=sweep.name, storage=storage).user_attrs:
+            raise UserError(f"storage {shown(url)}: has a study {sweep.name!r} of somebody else's")
+        optuna.delete_study(study_name=sweep.name, storage=storage)
+    study = optuna.create_study(
+        storage=storage, study_name=sweep.name, direction="maximize" if sweep.metric.maximize else "minimize"
+    )
+    study.set_user_attr(MARK, sweep.name)
+    distributions = {name: distribution(space) for name, space in sweep.parameters.items()}
+    trials = [
+        create_trial(
+            state=STATES[row.state],
+            value=row.value if row.state == FINISHED else None,
+            params={name: choice(value) for name, value in row.params.items()},
+            distributions=distributions,
+            user_attrs={CELL: row.cell},
+        )
+        for row in rows
+        if row.state in ENDED
+    ]
+    study.add_trials(trials)
+    return len(trials)
 
 
-def _distribution(space: Range | Choice) -> BaseDistribution:
+def distribution(space: Range | Choice) -> BaseDistribution:
+    """A parameter's space as Optuna has it."""
     if isinstance(space, Choice):
-        return CategoricalDistribution([_choice(value) for value in space.values])
+        return CategoricalDistribution([choice(value) for value in space.values])
     if space.integer:
         return IntDistribution(int(space.low), int(space.high))
     return FloatDistribution(space.low, space.high, log=space.log, step=space.step)
 
 
-def _choice(value: Any) -> Any:
+def choice(value: Any) -> Any:
     """A listed value as Optuna can keep it: mappings and lists as JSON."""
     return json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else value
-
-
-def _params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """`_choice` undone."""
-    return {
-        name: json.loads(value) if isinstance(value, str) and value[:1] in ("{", "[") else value
-        for name, value in params.items()
-    }
 
 
 def _pruner(sweep: SweepFile) -> optuna.pruners.BasePruner:
     if sweep.early_terminate is None:
         return optuna.pruners.NopPruner()
-    eta = sweep.early_terminate.eta
-    if eta != int(eta) or eta < 2:
-        raise UserError(f"{sweep.path}: early_terminate.eta: Optuna needs an integer of 2 or more, not {eta:g}")
     return optuna.pruners.SuccessiveHalvingPruner(
-        min_resource=sweep.early_terminate.min_iter, reduction_factor=int(eta), bootstrap_count=0
+        min_resource=sweep.early_terminate.min_iter,
+        reduction_factor=int(sweep.early_terminate.eta),
+        bootstrap_count=0,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from ttrl_repro.config import Experiment
 from ttrl_repro.errors import UserError
 from ttrl_repro.records import Record
 from ttrl_repro.sweeps.files import Cell, Choice, SweepFile
-from ttrl_repro.sweeps.store import ENDED, FAILED, FINISHED, PRUNED, RUNNING, WAITING, CellRow
+from ttrl_repro.sweeps.store import FAILED, FINISHED, PRUNED, RUNNING, WAITING, CellRow
 from ttrl_repro.tasks import load_task
 
 GUESSES = 50  # cells of a search that stand for those that it will propose
@@ -35,8 +35,11 @@ def measured_runs(folders: Sequence[Path]) -> dict[str, Measured]:
     """By model, medians over the finished records in these folders, at any depth. Resumed ones are left out."""
     found: dict[str, list[tuple[float, float, float]]] = {}
     for path in (path for folder in folders for path in sorted(folder.rglob("manifest.json"))):
-        record = Record.reopen(path.parent)
-        manifest = record.manifest
+        try:
+            record = Record.reopen(path.parent)
+            manifest = record.manifest
+        except (UserError, AttributeError):  # of another program, or being written
+            continue
         if manifest["state"] != "finished" or manifest.get("resumed") or not manifest["steps_done"]:
             continue
         samples = samples_of(record.experiment(), manifest["task"]["questions"], manifest["steps_done"])
@@ -64,6 +67,8 @@ def plan(sweep: SweepFile, records: Sequence[Path]) -> str:
     """
     size, measured = sweep.size(), measured_runs(records)
     cells = list(sweep.cells())[:size] if sweep.method == "grid" else list(_guesses(sweep))
+    if not cells:
+        raise UserError(f"{sweep.path}: none of {GUESSES} cells drawn from its parameters is a valid experiment")
     weight = 1.0 if sweep.method == "grid" or size is None else size / len(cells)
     rows: dict[tuple[str, str], list[float]] = {}
     unmeasured = Counter[str]()
@@ -108,6 +113,10 @@ def _guesses(sweep: SweepFile) -> Iterator[Cell]:
                 params[name] = generator.choice(space.values)
             elif space.integer:
                 params[name] = generator.randint(int(space.low), int(space.high))
+            elif space.step is not None:
+                params[name] = space.low + space.step * generator.randint(
+                    0, round((space.high - space.low) / space.step)
+                )
             elif space.log:
                 params[name] = space.low * (space.high / space.low) ** generator.random()
             else:
@@ -118,43 +127,49 @@ def _guesses(sweep: SweepFile) -> Iterator[Cell]:
             continue  # a search passes over it, too
 
 
-def status(name: str, rows: Sequence[CellRow], now: float, missing: Sequence[str] = (), verbose: bool = False) -> str:
-    """How far a sweep is: counts, time left, what runs and what failed. missing: cells of the file not enqueued yet."""
+def status(
+    name: str, rows: Sequence[CellRow], now: float, missing: Sequence[str] = (), to_come: int = 0, verbose: bool = False
+) -> str:
+    """How far a sweep is: counts, time left, what runs and what failed.
+
+    missing: cells of a grid's file that are not enqueued yet. to_come: these, or the cells that a search will propose.
+    """
     counts = Counter(row.state for row in rows)
     alive = [row for row in rows if row.state == RUNNING and row.lease_until >= now]
     dead = [row for row in rows if row.state == RUNNING and row.lease_until < now]
+    failed = [row for row in rows if row.state == FAILED]
     parts = [f"{counts[state]} {state}" for state in (FINISHED, PRUNED, RUNNING, WAITING, FAILED) if counts[state]]
     lines = [f"{name}: {len(rows)} cells: {', '.join(parts) or 'none'}"]
     if missing:
         lines.append(f"missing: {len(missing)} cells of the file are not enqueued; the next agent adds them")
+    elif to_come:
+        lines.append(f"{to_come} cells are to be proposed")
     if dead:
         lines.append(f"{len(dead)} of the running have no agent any more; the next free one takes them over")
     took = [row.seconds for row in rows if row.state == FINISHED]
-    left = counts[WAITING] + counts[RUNNING] + len(missing)
+    left = counts[WAITING] + counts[RUNNING] + to_come
     if left and took:
         seconds = left * sum(took) / len(took) / max(len(alive), 1)
         agents = f"{len(alive)} agents" if len(alive) != 1 else "1 agent"
         lines.append(f"time left: about {seconds / 60:.0f} min with {agents if alive else '1 agent (none runs now)'}")
-    shown = [*alive, *dead] if verbose else [*alive, *dead][:SHOWN]
-    lines += [f"running: {row.cell}, claim {row.token}, {row.owner}" for row in shown]
-    failed = [row for row in rows if row.state == FAILED]
-    lines += [f"failed: {row.cell}: {row.error}" for row in (failed if verbose else failed[:SHOWN])]
-    hidden = len(failed) - SHOWN if not verbose else 0
-    if hidden > 0:
-        lines.append(f"... and {hidden} more failed (--verbose)")
-    retried = [row for row in rows if row.failures and row.state not in (FAILED,)]
+    lines += _listed("running", [f"{row.cell}, claim {row.token}, {row.owner}" for row in [*alive, *dead]], verbose)
+    lines += _listed("failed", [f"{row.cell}: {row.error}" for row in failed], verbose)
+    retried = [row for row in rows if row.failures and row.state != FAILED]
     if retried:
-        lines.append(f"{len(retried)} cells failed before and went on or will")
+        lines.append(f"{len(retried)} cells failed before, and went on or will")
     return "\n".join(lines) + "\n"
 
 
-def value_table(rows: Sequence[CellRow], best: bool, maximize: bool, limit: int = 10) -> str:
-    """The best (or first) finished cells with their values and parameters, as lines."""
-    done = [row for row in rows if row.state in ENDED and row.value is not None]
-    if best:
-        done.sort(key=lambda row: row.value if row.value is not None else 0.0, reverse=maximize)
-    return "".join(f"{row.value:.4f}  {_parameters(row.params)}\n" for row in done[:limit])
+def _listed(what: str, lines: Sequence[str], verbose: bool) -> list[str]:
+    shown = [f"{what}: {line}" for line in (lines if verbose else lines[:SHOWN])]
+    return shown if len(shown) == len(lines) else [*shown, f"... and {len(lines) - SHOWN} more {what} (--verbose)"]
 
 
-def _parameters(params: Mapping[str, object]) -> str:
-    return " ".join(f"{name}={value}" for name, value in params.items())
+def best(rows: Sequence[CellRow], maximize: bool, limit: int = 10) -> str:
+    """The best finished cells with their values and parameters, as lines."""
+    done = [(row.value, row) for row in rows if row.state == FINISHED and row.value is not None]
+    done.sort(key=lambda pair: pair[0], reverse=maximize)
+    return "".join(
+        f"{value:.4f}  {' '.join(f'{name}={given}' for name, given in row.params.items())}\n"
+        for value, row in done[:limit]
+    )

@@ -12,6 +12,7 @@ Imports no torch and no Optuna.
 from __future__ import annotations
 
 import json
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,7 +40,7 @@ _sweeps = sa.Table(
     sa.Column("space", sa.Text, nullable=False),
     sa.Column("stops", sa.Integer, nullable=False, default=0),  # how often all agents were told to end
     sa.Column("lock_holder", sa.String(40)),
-    sa.Column("lock_until", sa.Float, nullable=False, default=0.0),
+    sa.Column("lock_until", sa.Double, nullable=False, default=0.0),
 )
 _cells = sa.Table(
     "ttrl_cells",
@@ -52,16 +53,16 @@ _cells = sa.Table(
     sa.Column("token", sa.Integer, nullable=False, default=0),  # of the newest claim; 0: never claimed
     sa.Column("claim", sa.String(40)),
     sa.Column("owner", sa.String(190)),
-    sa.Column("lease_until", sa.Float, nullable=False, default=0.0),
+    sa.Column("lease_until", sa.Double, nullable=False, default=0.0),
     sa.Column("failures", sa.Integer, nullable=False, default=0),
     sa.Column("takeovers", sa.Integer, nullable=False, default=0),
     sa.Column("error", sa.Text),
-    sa.Column("value", sa.Float(53)),
+    sa.Column("value", sa.Double),
     sa.Column("trial", sa.Integer),  # Optuna's number; null: not in the study yet
     sa.Column("told", sa.Boolean, nullable=False, default=False),  # whether the study knows its outcome
-    sa.Column("started", sa.Float),
-    sa.Column("ended", sa.Float),
-    sa.Column("seconds", sa.Float, nullable=False, default=0.0),  # claimed, over all claims
+    sa.Column("started", sa.Double),
+    sa.Column("ended", sa.Double),
+    sa.Column("seconds", sa.Double, nullable=False, default=0.0),  # of claims that ended, not of those that were lost
     sa.Index("ttrl_cells_by_state", "sweep", "state", "number"),
 )
 
@@ -85,7 +86,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class CellRow:
-    """A cell as it stands in the database; times in seconds since 1970, `seconds` of all its claims together."""
+    """A cell as it stands in the database; times in seconds since 1970, `seconds` of its claims that were not lost."""
 
     cell: str
     number: int
@@ -245,7 +246,8 @@ class Store:
                 takeovers = row.takeovers + (row.state == RUNNING)
                 if takeovers > TAKEOVERS:
                     error = f"its agents died {takeovers} times: it may be what kills them"
-                    db.execute(_cells.update().where(self._this(row.cell)).values(state=FAILED, error=error, ended=now))
+                    given_up = {"state": FAILED, "error": error, "ended": now, "token": row.token + 1}
+                    db.execute(_cells.update().where(self._this(row.cell)).values(**given_up))
                     continue
                 values = {"state": RUNNING, "token": row.token + 1, "claim": name, "owner": owner}
                 values |= {"takeovers": takeovers, "lease_until": now + self.lease, "started": row.started or now}
@@ -278,7 +280,8 @@ class Store:
         def values(row: Any) -> dict[str, Any]:
             return {"failures": row.failures + 1, "error": error, "state": WAITING if again(row) else FAILED}
 
-        return again(self._end(claim, seconds, values))
+        before = self._end(claim, seconds, values)
+        return again(before) if before.state == RUNNING else bool(before.state == WAITING)
 
     def release(self, claim: Claim, seconds: float) -> None:
         """Give the cell back unfinished, which is no failure. Raises Lost."""
@@ -317,11 +320,14 @@ class Store:
     # -- what people ask for -------------------------------------------------------------------------
 
     def retry(self, cells: Sequence[str] = ()) -> int:
-        """Let failed cells wait again, all or these; returns how many."""
+        """Let failed cells wait again, all or these; returns how many. Raises UserError for one that has not failed."""
         failed = sa.and_(_cells.c.sweep == self.sweep, _cells.c.state == FAILED)
         if cells:
             failed = sa.and_(failed, _cells.c.cell.in_(cells))
-        values = {"state": WAITING, "failures": 0, "takeovers": 0, "ended": None, "told": False, "trial": None}
+        values = {"state": WAITING, "failures": 0, "takeovers": 0, "ended": None, "told": False}
+        other = set(cells) - {row.cell for row in self.cells(cells) if row.state == FAILED} if cells else set()
+        if other:
+            raise UserError(f"no failed cell of {self.sweep}: {', '.join(sorted(other))}")
         return self._do(lambda db: db.execute(_cells.update().where(failed).values(**values)).rowcount)
 
     def stop(self) -> None:
@@ -329,15 +335,15 @@ class Store:
         more = _sweeps.update().where(_sweeps.c.sweep == self.sweep).values(stops=_sweeps.c.stops + 1)
         self._do(lambda db: db.execute(more))
 
-    def stops(self) -> int:
-        """How often `stop` was called: an agent ends when it grows."""
+    def stops(self, patient: bool = True) -> int:
+        """How often `stop` was called: an agent ends when it grows. Raises DBAPIError as `renew`."""
         query = sa.select(_sweeps.c.stops).where(_sweeps.c.sweep == self.sweep)
-        return self._do(lambda db: db.execute(query).scalar_one())
+        return self._do(lambda db: db.execute(query).scalar_one(), self.patience if patient else 0.0)
 
     # -- the study's lock ------------------------------------------------------------------------------
 
     @contextmanager
-    def lock(self, seconds: float = 60.0) -> Iterator[str]:
+    def lock(self, seconds: float = 30.0) -> Iterator[str]:
         """Hold the right to change the Optuna study, for at most `seconds`; yields the holder's name."""
         holder = uuid.uuid4().hex
 
@@ -356,14 +362,10 @@ class Store:
             mine = sa.and_(_sweeps.c.sweep == self.sweep, _sweeps.c.lock_holder == holder)
             self._do(lambda db: db.execute(_sweeps.update().where(mine).values(lock_until=0.0)))
 
-    def mark_told(self, cell: str, trial: int) -> None:
-        """The study has the outcome of the cell, as this trial."""
-        self._do(lambda db: db.execute(_cells.update().where(self._this(cell)).values(told=True, trial=trial)))
-
-    def forget_told(self) -> None:
-        """The study is empty again, and is to be told of every cell."""
-        mine = _cells.c.sweep == self.sweep
-        self._do(lambda db: db.execute(_cells.update().where(mine).values(told=False, trial=None)))
+    def mark_told(self, row: CellRow, trial: int) -> None:
+        """The study has this outcome of the cell, as this trial; nothing, if the cell has gone on since."""
+        same = sa.and_(self._this(row.cell), _cells.c.token == row.token, _cells.c.state == row.state)
+        self._do(lambda db: db.execute(_cells.update().where(same).values(told=True, trial=trial)))
 
     # -- transactions ----------------------------------------------------------------------------------
 
@@ -371,6 +373,7 @@ class Store:
         """Carry out a transaction; while the server is away, again and again. All of ours may be repeated."""
         until = time.monotonic() + (self.patience if patience is None else patience)
         pause = 0.1
+        told = False
         while True:
             try:
                 with self.engine.begin() as db:
@@ -380,6 +383,9 @@ class Store:
                 away = isinstance(error, OperationalError) or error.connection_invalidated
                 if not away or time.monotonic() > until:
                     raise
+                if not told and pause > 1.0:
+                    print(f"storage {shown(self.url)}: {_first_line(error.orig)}; trying again", file=sys.stderr)
+                    told = True
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
 
@@ -399,9 +405,16 @@ def _now(db: sa.Connection) -> float:
 
 
 def _engine(url: str) -> sa.Engine:
-    if not url.startswith("sqlite"):
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "postgresql":
+        # A server that is gone without a word is noticed by these, instead of after hours.
+        limits = {"connect_timeout": 10, "tcp_user_timeout": 20_000, "options": "-c statement_timeout=20000"}
+        return sa.create_engine(url, pool_pre_ping=True, connect_args=limits)
+    if parsed.get_backend_name() != "sqlite":
         return sa.create_engine(url, pool_pre_ping=True)
-    engine = sa.create_engine(url, connect_args={"timeout": 60.0})
+    if parsed.database in (None, "", ":memory:"):
+        raise UserError(f"storage {url}: is in memory, of one process alone; give a file")
+    engine = sa.create_engine(url, connect_args={"timeout": 20.0})
 
     # Python's sqlite3 would begin a transaction only at its first write, and then could not get the lock in time.
     @sa.event.listens_for(engine, "connect")
