@@ -28,7 +28,7 @@ class Server(Protocol):
     """What `sync` needs of W&B."""
 
     def upload(self, folder: Path, entity: str | None) -> str:
-        """Upload a folder of an offline run, into the user's own entity if None; entity/project/id. Raises UserError."""
+        """Upload a folder of an offline run; entity None: the user's own. Returns its full path. Raises UserError."""
 
     def steps(self, run: str) -> int:
         """How many steps the server has of the run. Raises UserError."""
