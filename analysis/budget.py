@@ -1,12 +1,13 @@
 """What the study's runs will take: planned runs (analysis/budget.yaml) times the time of measured ones.
 
-    python -m analysis.budget RECORDS [--plan FILE] [--bases FOLDER]
+    python -m analysis.budget RECORDS ... [--plan FILE] [--bases FOLDER]
 
-RECORDS has a folder of replicates for each measured cell. Of every (model, task) the median run is taken: its seconds a
-step, and what it spends beside its steps (loading, evaluations), from its beginning to its end. Only finished runs with
-one thread count, two of which share two cores, and no resumed ones, since the time in which they lay still would count.
-Records say whether they were resumed (`resumed` in the manifest); those from before that field do not, so give runs
-that were not interrupted.
+RECORDS hold records at any depth. Of every (model, task) the median run is taken: its seconds a step, and what it
+spends beside its steps (loading, evaluations), from its beginning to its end. Only finished runs with one thread count,
+two of which share two cores, and no resumed ones, since the time in which they lay still would count. Records say
+whether they were resumed (`resumed` in the manifest); those from before that field do not, so give runs that were not
+interrupted. A (model, task) that was not measured is scaled from another model on that task, by the ratio of the two
+models on a task that both were measured on; such rows are marked with ~.
 
 Pretraining takes what the pretraining of a base of that size took, by its recipe.json, in proportion to the tokens:
 of a shipped base, or of one in the folder --bases.
@@ -79,11 +80,15 @@ class Plan(Strict):
 
 
 class Measured(Strict):
-    """Median times of measured runs: seconds a step, seconds beside the steps, and how many runs they are of."""
+    """Median times of measured runs: seconds a step, seconds beside the steps, how many runs they are of; 0: scaled."""
 
     step: float
     beside: float
     runs: int
+
+    def times(self, slow: Measured, fast: Measured) -> Measured:
+        """These times of another model, by the ratio of its times to this one's on some other task."""
+        return Measured(step=self.step * slow.step / fast.step, beside=self.beside * slow.beside / fast.beside, runs=0)
 
 
 class Pretrained(Strict):
@@ -105,13 +110,13 @@ def read_plan(path: Path = PLAN) -> Plan:
         raise UserError(f"{path}: {describe(error, Plan)}") from error
 
 
-def measure(folder: Path) -> dict[tuple[str, str], Measured]:
-    """Times by (model, task) of the finished one-thread runs in `folder`/CELL/RUN that were never resumed.
+def measure(folders: Sequence[Path]) -> dict[tuple[str, str], Measured]:
+    """Times by (model, task) of the finished one-thread runs in these folders that were never resumed.
 
     Raises UserError if there is none.
     """
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for path in sorted(folder.glob("*/*/manifest.json")):
+    for path in (path for folder in folders for path in sorted(folder.rglob("manifest.json"))):
         manifest = Record.reopen(path.parent).manifest
         if manifest["state"] != "finished" or manifest["threads"] != 1 or manifest.get("resumed"):
             continue
@@ -120,11 +125,21 @@ def measure(folder: Path) -> dict[tuple[str, str], Measured]:
         times = (seconds / manifest["steps_done"], (ended - began).total_seconds() - seconds)
         found.setdefault((manifest["model"]["name"], manifest["task"]["name"]), []).append(times)
     if not found:
-        raise UserError(f"{folder}: no finished runs with one thread, never resumed, here")
+        raise UserError(f"{', '.join(map(str, folders))}: no finished runs with one thread, never resumed, here")
     return {
         cell: Measured(step=median(s for s, _ in runs), beside=median(b for _, b in runs), runs=len(runs))
         for cell, runs in found.items()
     }
+
+
+def estimated(model: str, task: str, measured: Mapping[tuple[str, str], Measured]) -> Measured:
+    """Times of a (model, task): as measured, or scaled from another model. Raises UserError if neither can be."""
+    if (model, task) in measured:
+        return measured[model, task]
+    for other, common in measured:
+        if other != model and (other, task) in measured and (model, common) in measured:
+            return measured[other, task].times(measured[model, common], measured[other, common])
+    raise UserError(f"no measured run of {model} on {task}, nor of both with another model and task")
 
 
 def pretrained(folders: Sequence[Path]) -> list[Pretrained]:
@@ -169,25 +184,25 @@ def table(
     lines = ["| for | base | task | runs | steps | seconds a run | hours |", "|---" * 7 + "|"]
     total = 0.0
     for row in plan:
+        mark = ""
         if row.pretrain is not None:
             seconds, at_a_time = pretraining(row.pretrain, bases)
             what = f"{row.pretrain} | pretraining | {row.runs} | "
         else:
             model, task, steps = row.cell()
-            times = measured.get((model, task))
-            if times is None:
-                raise UserError(f"no measured run of {model} on {task}")
+            times = estimated(model, task, measured)
             seconds, at_a_time = times.step * steps + times.beside, AT_A_TIME
+            mark = "" if times.runs else "~"
             what = f"{model} | {task} | {row.runs} | {steps}"
         hours = seconds * row.runs / at_a_time / 3600
         total += hours
-        lines.append(f"| {row.what} | {what} | {seconds:.0f} | {hours:.2f} |")
+        lines.append(f"| {row.what} | {what} | {mark}{seconds:.0f} | {hours:.2f} |")
     lines.append(f"| all | | | {sum(row.runs for row in plan)} | | | {total:.1f} |")
     return "\n".join(lines) + "\n"
 
 
 def main(
-    records: Annotated[Path, typer.Argument(help="folder of the measured runs")],
+    records: Annotated[list[Path], typer.Argument(help="folders of the measured runs")],
     plan: Annotated[Path, typer.Option(help="budget file")] = PLAN,
     bases: Annotated[Path | None, typer.Option(help="folder of bases, beside the shipped ones")] = None,
 ) -> None:

@@ -31,6 +31,20 @@ def test_the_sum_of_planned_runs():
         table(plan, {})
 
 
+def test_what_was_not_measured_is_scaled_by_a_task_that_was():
+    plan = [Planned(what="main", model="mini-m", task="mini-500", steps=10, runs=1)]
+    measured = {
+        ("mini-s", "mini-30"): Measured(step=2.0, beside=10.0, runs=3),
+        ("mini-s", "mini-500"): Measured(step=6.0, beside=50.0, runs=3),
+        ("mini-m", "mini-30"): Measured(step=8.0, beside=20.0, runs=1),
+    }
+    # Steps take four times as long on the larger model, everything beside them twice as long: 10 * 24 + 100.
+    assert table(plan, measured).splitlines()[2] == "| main | mini-m | mini-500 | 1 | 10 | ~340 | 0.05 |"
+    del measured["mini-s", "mini-30"]
+    with pytest.raises(UserError, match="no measured run of mini-m on mini-500"):
+        table(plan, measured)
+
+
 def test_times_are_medians_of_one_thread_runs_that_were_never_resumed(tmp_path, experiment):
     for run, (seconds, threads, resumed) in enumerate(
         [(20.0, 1, []), (40.0, 1, []), (30.0, 1, []), (5.0, 2, []), (1.0, 1, ["2025-01-01T00:00:30+00:00"])]
@@ -48,9 +62,9 @@ def test_times_are_medians_of_one_thread_runs_that_were_never_resumed(tmp_path, 
         if resumed:
             record.manifest["resumed"] = resumed
         record.save_manifest()
-    assert measure(tmp_path) == {("mini-s", "mini-30"): Measured(step=3.0, beside=30.0, runs=3)}
+    assert measure([tmp_path]) == {("mini-s", "mini-30"): Measured(step=3.0, beside=30.0, runs=3)}
     with pytest.raises(UserError, match="no finished runs"):
-        measure(tmp_path / "cell")
+        measure([tmp_path / "none"])
 
 
 BASE = Pretrained(

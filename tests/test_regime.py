@@ -1,8 +1,12 @@
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.regime import DIFFERENCES, MEASURES, markdown, regime_table
+from analysis import load
+from analysis.regime import DIFFERENCES, MEASURES, markdown, regime_runs, regime_table
 
 
 def test_a_row_per_cell_with_intervals_where_there_are_replicates():
@@ -26,3 +30,39 @@ def test_a_row_per_cell_with_intervals_where_there_are_replicates():
         + "+0.100 |"
     )
     assert not np.isnan(table["mean"]).any()
+
+
+@pytest.fixture(scope="module")
+def laboratory(request):
+    return request.config.rootpath / "paper_figures" / "data" / "laboratory"
+
+
+def test_the_committed_tables_follow_from_the_committed_records(repository, tmp_path):
+    script = repository / "paper_figures" / "table_laboratory.py"
+    subprocess.run([sys.executable, script, "--out", tmp_path], check=True, capture_output=True, cwd=repository)
+    made = sorted(path.name for path in tmp_path.iterdir())
+    assert made == sorted(path.name for path in (repository / "paper_figures").glob("table_laboratory*.[cm][sd]*"))
+    for name in made:
+        assert (tmp_path / name).read_bytes() == (repository / "paper_figures" / name).read_bytes(), name
+
+
+def test_two_mixes_of_one_base_end_on_opposite_sides_of_their_first_vote(laboratory):
+    table = regime_table(regime_runs(load(laboratory))).set_index(["name", "measure"])
+    ends = {}
+    for mix in ("mix-34", "mix-45"):
+        first, last = (table.loc[(mix, f"{when} label accuracy")] for when in ("first", "last"))
+        assert (first["n"], first["model"]) == (10, "mini-s")
+        ends[mix] = (last["low"] > first["high"], last["high"] < first["low"])
+    assert ends == {"mix-34": (True, False), "mix-45": (False, True)}
+
+
+def test_true_labels_gain_a_fifth_over_the_first_vote_on_every_task_that_is_trained_on(laboratory):
+    runs = regime_runs(load(laboratory))
+    oracle = runs[runs["name"].str.startswith("oracle-")].set_index(["task", "model"])
+    trained = {"mini-30", "mini-83", "mini-500", "mix-34", "mix-45"}
+    assert {task for task, model in oracle.index if model == "mini-s"} == trained | {"mini-choice"}
+    assert oracle["base greedy"].between(0, 1).all()
+    gains = oracle["trained avg - first maj"]
+    assert (gains.drop("mini-choice") >= 0.2).all()
+    # Where nothing can be learned from true labels, nothing is claimed: no experiment of the study trains on it.
+    assert abs(gains["mini-choice", "mini-s"]) < 0.1
