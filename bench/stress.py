@@ -207,7 +207,9 @@ def _store_with_cells(fleet: Fleet) -> Store | None:
 def complaints(fleet: Fleet, peace: Path, rows: list[CellRow], study: optuna.Study) -> list[str]:
     """What is not as it must be, a line each."""
     wrong, said = [], fleet.said()
-    wrong += [f"an agent died of its own: {line}" for line in said.splitlines() if re.match(r"Traceback|ttrl: ", line)]
+    died = [line for line in said.splitlines() if re.match(r"Traceback|ttrl: ", line)]
+    # One that starts while the server is away says so and ends: nothing is taken for working that cannot be reached.
+    wrong += [f"an agent died of its own: {line}" for line in died if not (fleet.storage and "cannot be used" in line)]
     for row in rows:
         if row.state != FINISHED:
             wrong.append(f"{row.cell}: {row.state}")
