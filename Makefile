@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 help:
 	@echo "make demo      one TTRL run on a laptop: table, record and figure (about 2 minutes)"
-	@echo "make test      lint, types and all tests (about 5 minutes)"
+	@echo "make test      lint, types and all tests (about 20 minutes)"
 	@echo "make bases     every miniature base on every task: makes those that are missing (up to hours), then the table"
 	@echo "make figures   redraw every figure and table from the committed records"
 	@echo "make bench     every measurement of docs/performance.md (about 35 minutes)"

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from importlib import resources
 from pathlib import Path
 from statistics import median
@@ -117,12 +116,12 @@ def measure(folders: Sequence[Path]) -> dict[tuple[str, str], Measured]:
     """
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for path in (path for folder in folders for path in sorted(folder.rglob("manifest.json"))):
-        manifest = Record.reopen(path.parent).manifest
+        record = Record.reopen(path.parent)
+        manifest = record.manifest
         if manifest["state"] != "finished" or manifest["threads"] != 1 or manifest.get("resumed"):
             continue
-        began, ended = (datetime.fromisoformat(manifest[name]) for name in ("created", "ended"))
-        seconds = manifest["cost"]["seconds"]
-        times = (seconds / manifest["steps_done"], (ended - began).total_seconds() - seconds)
+        seconds, beside = record.seconds()
+        times = (seconds / manifest["steps_done"], beside)
         found.setdefault((manifest["model"]["name"], manifest["task"]["name"]), []).append(times)
     if not found:
         raise UserError(f"{', '.join(map(str, folders))}: no finished runs with one thread, never resumed, here")

@@ -351,10 +351,15 @@ def load_experiment(path: Path, overrides: list[str] | None = None) -> Experimen
 
     Raises UserError naming file, field and what would be right.
     """
+    return experiment_from(read_experiment(path), overrides or [], path)
+
+
+def read_experiment(path: Path) -> dict[str, Any]:
+    """The content of an experiment file. Raises UserError if it is no mapping."""
     content = read_yaml(path, "experiment")
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of fields, found {type(content).__name__}")
-    return experiment_from(content, overrides or [], path)
+    return content
 
 
 def experiment_from(content: Mapping[str, Any], overrides: Sequence[str], path: Path) -> Experiment:

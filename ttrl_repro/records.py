@@ -168,6 +168,8 @@ class Record:
             raise UserError(f"{folder}: no run record here (manifest.json is missing)") from error
         except json.JSONDecodeError as error:
             raise UserError(f"{path}: not valid JSON ({error.msg})") from error
+        if not isinstance(manifest, dict):
+            raise UserError(f"{path}: expected an object, found {type(manifest).__name__}")
         if manifest.get("schema_version") != SCHEMA_VERSION:
             raise UserError(
                 f"{path}: schema_version is {manifest.get('schema_version')!r}, this program reads {SCHEMA_VERSION}"
@@ -188,6 +190,12 @@ class Record:
                 f"it was edited after the run began. Start a new run instead"
             )
         return experiment
+
+    def seconds(self) -> tuple[float, float]:
+        """Of a finished run that was never resumed: seconds in its steps, and beside them (loading, evaluations)."""
+        began, ended = (datetime.fromisoformat(self.manifest[name]) for name in ("created", "ended"))
+        in_steps = self.manifest["cost"]["seconds"]
+        return in_steps, (ended - began).total_seconds() - in_steps
 
     # -- writing ---------------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -35,6 +34,7 @@ from ttrl_repro.answers import canonical
 from ttrl_repro.config import Evaluate, Experiment
 from ttrl_repro.errors import Interrupted, UserError
 from ttrl_repro.evaluate import GREEDY, Protocol, evaluate, refuse_too_long
+from ttrl_repro.interrupts import on_interrupt
 from ttrl_repro.miniature.recipes import recipe_names
 from ttrl_repro.models import base_path, is_adapters, load_model
 from ttrl_repro.native.support import native_library, unsupported
@@ -305,16 +305,7 @@ class _Stop:
         self.received: int | None = None
         self.when = 0.0
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
+    def handle(self, number: int) -> None:
         # A launcher passes on the Ctrl-C that the terminal has sent already: that is not a second one.
         if self.received is not None and time.monotonic() - self.when > 1:
             raise KeyboardInterrupt
@@ -353,7 +344,7 @@ def _run(setup: Setup, record: Record, checkpoint: Path | None) -> None:
     stop, folder, experiment = _Stop(), record.folder, setup.experiment
     state, mirror = "failed", None
     try:
-        with stop.listening(), Progress(enabled=main) as progress:
+        with on_interrupt(stop.handle), Progress(enabled=main) as progress:
             mirror = Mirror(experiment, folder, record.manifest) if main else None
             session = _Session(setup, record, mirror, progress, stop)
             gold = {q.id: str(canonical(q.answer)) for q in setup.task.questions} if setup.task.labelled else None

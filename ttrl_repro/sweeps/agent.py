@@ -17,15 +17,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from sqlalchemy.exc import DBAPIError
 
 from ttrl_repro.config import name_of
 from ttrl_repro.errors import Interrupted, UserError
+from ttrl_repro.interrupts import on_interrupt
 from ttrl_repro.records import Record, read_eval, read_jsonl
 from ttrl_repro.summary import codes_by_protocol, headline
 from ttrl_repro.sweeps.files import SweepFile
@@ -85,7 +85,7 @@ class Agent:
 
         It also ends after `limits.cells`, after `limits.failures_in_a_row`, and when `ttrl sweep stop` tells it to.
         """
-        with self._listening():
+        with on_interrupt(self._told):
             while self._signal is None and not self._done():
                 self.repair()
                 since = time.monotonic()
@@ -259,18 +259,7 @@ class Agent:
             if row.state in (FINISHED, PRUNED):
                 self._publish(row.cell, row.token)
 
-    # -- signals ---------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _listening(self) -> Iterator[None]:
-        previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
+    def _told(self, number: int) -> None:
         self._signal = number
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ttrl_repro.errors import Interrupted, UserError
+from ttrl_repro.interrupts import on_interrupt
 
 if TYPE_CHECKING:
     from ttrl_repro.sweeps.files import SweepFile
@@ -110,17 +109,13 @@ def run_command(
     children = [subprocess.Popen(argv, env=environment, start_new_session=True) for _ in range(agents)]
     received: list[int] = []
 
-    def pass_on(number: int, _frame: FrameType | None) -> None:
+    def pass_on(number: int) -> None:
         received.append(number)
         for child in children:
-            child.send_signal(signal.SIGTERM)
+            child.terminate()
 
-    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_interrupt(pass_on):
         codes = [child.wait() for child in children]
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
     if received:
         raise Interrupted(received[0], f"`ttrl sweep run {file}` goes on")
     with _open(sweep, storage, folder, lease) as (store, place):
@@ -166,7 +161,7 @@ def stop_command(file: File, storage: Storage = None, folder: Folder = None) -> 
 
     with _open(read_sweep(file), storage, folder, create=False) as (store, _):
         store.stop()
-        print(f"told {store.counts()['running']} running cells' agents to end; they do within a third of their lease")
+        print(f"told {store.counts()['running']} running cells' agents to end; they do when they renew their leases")
 
 
 @app.command("study")

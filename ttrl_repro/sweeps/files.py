@@ -22,7 +22,7 @@ from typing import Any
 
 import jsonschema
 
-from ttrl_repro.config import Experiment, experiment_from, name_of
+from ttrl_repro.config import Experiment, experiment_from, name_of, read_experiment
 from ttrl_repro.errors import UserError
 from ttrl_repro.yaml_files import read_yaml
 
@@ -117,7 +117,7 @@ class SweepFile:
     def cell(self, params: Params) -> Cell:
         """The cell of these parameters. Raises UserError if they make no experiment, or one without the metric."""
         try:
-            experiment = experiment_from(read_experiment(self.program), overrides_of(params), self.program)
+            experiment = experiment_from(_program(self.program), overrides_of(params), self.program)
         except UserError as error:
             raise UserError(f"{self.path}: {error} (with {' '.join(overrides_of(params))})") from None
         if self.metric is not None and self.metric.name.startswith("eval/"):
@@ -142,7 +142,7 @@ class SweepFile:
             fixed["parameters"] = self.content["parameters"]
             fixed["early_terminate"] = self.content.get("early_terminate")
             fixed["experiment"] = hashlib.sha256(
-                json.dumps(read_experiment(self.program), sort_keys=True).encode()
+                json.dumps(_program(self.program), sort_keys=True).encode()
             ).hexdigest()[:12]
         return fixed
 
@@ -182,13 +182,7 @@ def evaluation_names(experiment: Experiment) -> list[str]:
     return [f"eval/{one}/{way}" for one in sets for way in ways]
 
 
-@cache
-def read_experiment(path: Path) -> dict[str, Any]:
-    """The content of an experiment file. Raises UserError if it is no mapping."""
-    content = read_yaml(path, "experiment")
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a mapping of fields, found {type(content).__name__}")
-    return content
+_program = cache(read_experiment)  # once for all cells
 
 
 def read_sweep(path: Path) -> SweepFile:
@@ -309,7 +303,7 @@ def _parameter(name: str, spec: Mapping[str, Any], method: str) -> Range | Choic
                 raise _Refused(f"parameters.{name}: W&B passes null as the word None; leave the parameter out")
             if not _is_json(value):
                 raise _Refused(f"parameters.{name}: {value} is no number, word, list or mapping; put it in quotes")
-        if len({json.dumps(value, sort_keys=True, default=str) for value in values}) < len(values):
+        if len({json.dumps(value, sort_keys=True) for value in values}) < len(values):
             raise _Refused(f"parameters.{name}: a value is listed twice")
         return Choice(values)
     return _range(name, spec, method)

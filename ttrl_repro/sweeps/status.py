@@ -6,7 +6,6 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from statistics import median
 
@@ -37,17 +36,15 @@ def measured_runs(folders: Sequence[Path]) -> dict[str, Measured]:
     for path in (path for folder in folders for path in sorted(folder.rglob("manifest.json"))):
         try:
             record = Record.reopen(path.parent)
-            manifest = record.manifest
-        except (UserError, AttributeError):  # of another program, or being written
+        except UserError:  # of another program, or being written
             continue
+        manifest = record.manifest
         if manifest["state"] != "finished" or manifest.get("resumed") or not manifest["steps_done"]:
             continue
         samples = samples_of(record.experiment(), manifest["task"]["questions"], manifest["steps_done"])
-        began, ended = (datetime.fromisoformat(manifest[name]) for name in ("created", "ended"))
-        seconds = manifest["cost"]["seconds"]
+        seconds, beside = record.seconds()
         size = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
-        beside = max((ended - began).total_seconds() - seconds, 0.0)
-        found.setdefault(manifest["model"]["name"], []).append((seconds / samples, beside, size / samples))
+        found.setdefault(manifest["model"]["name"], []).append((seconds / samples, max(beside, 0.0), size / samples))
     measured = {}
     for model, took in found.items():
         a_sample, beside, disk = (median(row[i] for row in took) for i in range(3))

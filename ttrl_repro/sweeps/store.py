@@ -257,14 +257,14 @@ class Store:
 
         return self._do(transaction)
 
-    def renew(self, claim: Claim, patient: bool = False) -> None:
-        """Keep a claim for another lease from now. Raises Lost; without patience also DBAPIError, if nobody answers."""
+    def renew(self, claim: Claim) -> None:
+        """Keep a claim for another lease from now. Raises Lost, or DBAPIError at once if nobody answers."""
 
         def transaction(db: sa.Connection) -> int:
-            held = self._held(claim)
+            held = sa.and_(self._this(claim.cell), _cells.c.token == claim.token, _cells.c.state == RUNNING)
             return db.execute(_cells.update().where(held).values(lease_until=_now(db) + self.lease)).rowcount
 
-        if self._do(transaction, self.patience if patient else 0.0) == 0:
+        if self._do(transaction, patience=0.0) == 0:
             raise Lost(claim.cell)
 
     def finish(self, claim: Claim, value: float | None, seconds: float, state: str = FINISHED) -> None:
@@ -313,9 +313,6 @@ class Store:
 
     def _this(self, cell: str) -> sa.ColumnElement[bool]:
         return sa.and_(_cells.c.sweep == self.sweep, _cells.c.cell == cell)
-
-    def _held(self, claim: Claim) -> sa.ColumnElement[bool]:
-        return sa.and_(self._this(claim.cell), _cells.c.token == claim.token, _cells.c.state == RUNNING)
 
     # -- what people ask for -------------------------------------------------------------------------
 
