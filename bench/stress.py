@@ -29,17 +29,20 @@ import optuna
 import pyarrow.parquet as pq
 import typer
 import yaml
+from sqlalchemy.exc import OperationalError
 
 from tests.postgres import Server
 from ttrl_repro.records import Record, read_eval, read_jsonl
 from ttrl_repro.sweeps.files import read_sweep
 from ttrl_repro.sweeps.search import export_grid
-from ttrl_repro.sweeps.store import FINISHED, RUNNING, CellRow, Store, sqlite_url
+from ttrl_repro.sweeps.store import ENDED, FINISHED, RUNNING, WAITING, CellRow, Store, sqlite_url
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "stress"
 STEPS = 5
 LEASE = 5.0  # seconds
+SILENCE = 120.0  # seconds after which a run is taken to hang; none takes half as long
+PATIENCE = 600.0  # seconds without an ended cell and without a kill, after which the sweep is taken to hang
 EXPERIMENT = {
     "name": "tiny",
     "task": "mini-30",
@@ -90,8 +93,8 @@ class Fleet:
             log = self.folder / "agents" / f"{self.started}.log"
             log.parent.mkdir(parents=True, exist_ok=True)
             argv = [sys.executable, "-m", "ttrl_repro.cli", "sweep", "agent", str(self.file)]
-            argv += ["--folder", str(self.folder), f"--lease={LEASE}", "--retries=100", "--failures=100"]
-            argv += [f"--storage={self.storage}"] if self.storage else []
+            argv += ["--folder", str(self.folder), f"--lease={LEASE}", f"--silence={SILENCE}", "--retries=100"]
+            argv += ["--failures=100", *([f"--storage={self.storage}"] if self.storage else [])]
             with log.open("wb") as out:
                 agent = subprocess.Popen(
                     argv, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT, env=_environment(), start_new_session=True
@@ -157,8 +160,10 @@ class Disturbance:
         agent = mine[str(row.owner)]
         agent.send_signal(signal.SIGSTOP)
         until = time.monotonic() + 120.0
-        while store.cells([row.cell])[0].token == row.token and time.monotonic() < until:
-            time.sleep(0.5)
+        with contextlib.suppress(OperationalError):  # frozen inside a transaction, it holds the lock of all SQLite
+            while store.cells([row.cell])[0].token == row.token and time.monotonic() < until:
+                self.fleet.fill()  # somebody must be there to take it over
+                time.sleep(0.5)
         agent.send_signal(signal.SIGCONT)
         self.done["agents frozen past their lease"] += store.cells([row.cell])[0].token > row.token
 
@@ -167,7 +172,7 @@ def disturb(fleet: Fleet, kills: int, seed: int, server: Server | None, say: Cal
     """Run the sweep to its end under fire; what was done. Raises RuntimeError if it does not end."""
     disturbance = Disturbance(fleet, random.Random(seed))
     generator, done = disturbance.generator, disturbance.done
-    store, waited = None, time.monotonic()
+    store, waited, ended = None, time.monotonic(), 0
     while True:
         fleet.fill()
         time.sleep(generator.uniform(1.0, 5.0))
@@ -178,7 +183,6 @@ def disturb(fleet: Fleet, kills: int, seed: int, server: Server | None, say: Cal
         killed = done["agents killed"] + done["runs killed"]
         if killed < kills:
             disturbance.kill_one()
-            waited = time.monotonic()
         if killed >= kills // 3 and not done["full stops"]:
             disturbance.kill_all()
         if killed >= kills // 2 and not done["agents frozen past their lease"]:
@@ -188,10 +192,12 @@ def disturb(fleet: Fleet, kills: int, seed: int, server: Server | None, say: Cal
             time.sleep(3.0)
             server.start()
             done["server restarts"] += 1
-        if counts[FINISHED] == sum(counts.values()):
+        if counts[WAITING] + counts[RUNNING] == 0:
             break
-        if time.monotonic() - waited > 1800:
-            raise RuntimeError(f"30 minutes after the last kill the sweep has not ended: {counts}")
+        if killed < kills or sum(counts[state] for state in ENDED) > ended:
+            waited, ended = time.monotonic(), sum(counts[state] for state in ENDED)
+        if time.monotonic() - waited > PATIENCE:
+            raise RuntimeError(f"{PATIENCE:g} s without a kill or an ended cell: {_stand(fleet, store.cells())}")
         say(f"{counts[FINISHED]} of {sum(counts.values())} cells finished; {dict(done)}")
     for agent in fleet.agents:
         agent.wait()
@@ -199,8 +205,17 @@ def disturb(fleet: Fleet, kills: int, seed: int, server: Server | None, say: Cal
     return done
 
 
+def _stand(fleet: Fleet, rows: list[CellRow]) -> str:
+    """Cells that have not ended, the processes of the agents, and the last that they and their runs printed."""
+    open_cells = [f"{row.cell}: {row.state}, {row}" for row in rows if row.state not in ENDED]
+    processes = [f"agent {agent.pid}, runs {children_of(agent.pid)}" for agent in fleet.agents]
+    logs = sorted((fleet.folder / "logs").glob("*.log"), key=lambda path: path.stat().st_mtime)[-4:]
+    printed = [f"{path.name}: {path.read_text(errors='replace')[-2000:]}" for path in logs]
+    return "\n".join([*open_cells, *processes, fleet.said()[-2000:], *printed])
+
+
 def _store_with_cells(fleet: Fleet) -> Store | None:
-    store = Store(fleet.storage or sqlite_url(fleet.folder / "sweep.db"), NAME)
+    store = Store(fleet.storage or sqlite_url(fleet.folder / "sweep.db"), NAME, patience=1.0)
     return store if store.known() and store.cells() else None
 
 
@@ -208,11 +223,12 @@ def complaints(fleet: Fleet, peace: Path, rows: list[CellRow], study: optuna.Stu
     """What is not as it must be, a line each."""
     wrong, said = [], fleet.said()
     died = [line for line in said.splitlines() if re.match(r"Traceback|ttrl: ", line)]
+    wrong += [f"a run hung: {line}" for line in said.splitlines() if ": hung: " in line]
     # One that starts while the server is away says so and ends: nothing is taken for working that cannot be reached.
     wrong += [f"an agent died of its own: {line}" for line in died if not (fleet.storage and "cannot be used" in line)]
     for row in rows:
         if row.state != FINISHED:
-            wrong.append(f"{row.cell}: {row.state}")
+            wrong.append(f"{row.cell}: {row.state}: {row.error}")
         record, reference = (folder / "runs" / row.cell for folder in (fleet.folder, peace))
         if not (record / "manifest.json").is_file():
             wrong.append(f"{row.cell}: no record")

@@ -317,6 +317,32 @@ def test_a_run_whose_agent_is_killed_dies_with_it(write, tmp_path):
     assert not os.path.exists(f"/proc/{found[0]}")
 
 
+def test_a_run_that_hangs_is_killed_says_where_it_stood_and_is_tried_again(write, tmp_path):
+    program = "import faulthandler, signal, time; faulthandler.register(signal.SIGUSR1); time.sleep(300)"
+    file, folder = (
+        write(command=["${interpreter}", "-c", program, *RUN[-3:]], parameters={"seeds.rl": {"value": 0}}),
+        tmp_path / "o",
+    )
+    with opened(file, folder) as (sweep, store, _):
+        tally = Agent(store, sweep, folder, None, Limits(retries=1, silence=2.0, poll=0.1)).run()
+        assert (tally.failed, tally.given_up) == (2, 1)
+        (row,) = store.cells()
+    assert row.state == "failed"
+    assert row.error.startswith("hung: it wrote nothing for 2 seconds; where, is in ")
+    for log in (folder / "logs").iterdir():
+        assert 'File "<string>", line 1 in <module>' in log.read_text()
+
+
+def test_a_command_that_is_not_there_is_named(write, tmp_path):
+    file, folder = (
+        write(command=["no-such-command", *RUN[-3:]], parameters={"seeds.rl": {"value": 0}}),
+        tmp_path / "out",
+    )
+    with opened(file, folder) as (sweep, store, _):
+        assert Agent(store, sweep, folder, None, Limits(retries=0)).run().given_up == 1
+        assert store.cells()[0].error.startswith("no-such-command: No such file or directory (exit code 127; ")
+
+
 def test_an_agent_that_died_before_publishing_is_made_up_for(finished, tmp_path):
     file, peace = finished
     folder = tmp_path / "copy"

@@ -9,7 +9,6 @@ from its checkpoint, to the same metrics, bit for bit. An agent that is killed t
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -17,7 +16,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,28 +26,32 @@ from ttrl_repro.errors import Interrupted, UserError
 from ttrl_repro.interrupts import on_interrupt
 from ttrl_repro.records import Record, read_eval, read_jsonl
 from ttrl_repro.summary import codes_by_protocol, headline
+from ttrl_repro.sweeps import tether
 from ttrl_repro.sweeps.files import SweepFile
-from ttrl_repro.sweeps.folders import MANIFEST, Folders
+from ttrl_repro.sweeps.folders import CHECKPOINTS, MANIFEST, Folders
 from ttrl_repro.sweeps.keeper import Keeper
 from ttrl_repro.sweeps.search import Search
 from ttrl_repro.sweeps.store import FINISHED, PRUNED, RUNNING, WAITING, Claim, Lost, Store
 from ttrl_repro.tracking import SWEEP
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LONGEST_REASON = 500  # characters of a failure's reason that are kept
 GIVEN_BACK = "given back"
+SILENCE = 7200.0  # seconds
+TRACE = 1.0  # seconds in which a hanging run prints where it stands
 
 
 @dataclass(frozen=True)
 class Limits:
-    """retries: of a failed cell. failures_in_a_row: after which an agent ends. cells: that it claims at most. poll,
-    grace: seconds between two looks at a run, and for which a run that is told to stop may write its checkpoint."""
+    """retries: of a failed cell. failures_in_a_row: after which an agent ends. cells: that it claims at most. Seconds:
+    poll: between two looks at a run. grace: for which a run that is told to stop may write its checkpoint. silence: in
+    which a run must write something, to its log or its record, or it is taken to hang."""
 
     cells: int | None = None
     retries: int = 2
     failures_in_a_row: int = 3
     poll: float = 0.5
     grace: float = 60.0
+    silence: float = SILENCE
 
 
 @dataclass
@@ -185,16 +187,15 @@ class Agent:
             else:
                 argv = self.sweep.resume_argv(attempt, sys.executable)
             child = subprocess.Popen(
-                argv,
+                [sys.executable, "-I", tether.__file__, str(os.getpid()), *argv],
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env=self._environment(claim),
                 start_new_session=True,  # a Ctrl-C reaches it through us; and its own children end with it
-                preexec_fn=_die_with(os.getpid()) if sys.platform.startswith("linux") else None,
             )
         try:
-            ended = self._watch(child, claim, keeper, attempt)
+            ended = self._watch(child, claim, keeper, attempt, log)
         finally:
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
@@ -206,9 +207,12 @@ class Agent:
         what = f"killed by signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
         return _shortened(f"{_last_line(log) or what} ({what}; {log})")
 
-    def _watch(self, child: subprocess.Popen[bytes], claim: Claim, keeper: Keeper, attempt: Path) -> str | None:
-        """Wait for a run. None: it ended by itself. Raises Lost."""
+    def _watch(
+        self, child: subprocess.Popen[bytes], claim: Claim, keeper: Keeper, attempt: Path, log: Path
+    ) -> str | None:
+        """Wait for a run. None: it ended by itself. Raises Lost, UserError if it hangs."""
         reported = 0
+        sign, since = _sign_of_life(log, attempt), time.monotonic()
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(self.limits.poll)
@@ -217,6 +221,12 @@ class Agent:
                 raise Lost(claim.cell)
             if keeper.told_to_stop or self._signal is not None:
                 return self._stop(child, claim, keeper)
+            if sign != (sign := _sign_of_life(log, attempt)):
+                since = time.monotonic()
+            elif time.monotonic() - since > self.limits.silence:
+                child.send_signal(signal.SIGUSR1)  # `ttrl` then prints where its threads are
+                time.sleep(TRACE)
+                raise UserError(f"hung: it wrote nothing for {self.limits.silence:g} seconds; where, is in {log}")
             if self.search is not None and self.search.stops_early:
                 rows = metric_rows(attempt, self.search.metric)
                 if len(rows) > reported:
@@ -287,6 +297,12 @@ def metric_rows(record: Path, metric: str) -> dict[int, float]:
     return {row["step"]: row[metric] for row in rows if metric in row}
 
 
+def _sign_of_life(log: Path, record: Path) -> tuple[int, ...]:
+    """Changes whenever a run prints, or writes a step or a checkpoint."""
+    paths = (log, record / "metrics.jsonl", record / MANIFEST, record / CHECKPOINTS)
+    return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in paths)
+
+
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
     return " ".join(lines[-1].split()).removeprefix("ttrl: ") if lines else ""
@@ -296,15 +312,3 @@ def _shortened(reason: str) -> str:
     """A reason as databases can keep it and a line can show it."""
     flat = " ".join(reason.replace("\0", " ").split())
     return flat if len(flat) <= LONGEST_REASON else f"{flat[:LONGEST_REASON]}..."
-
-
-def _die_with(parent: int) -> Callable[[], None]:
-    """For a child: to be killed when the agent dies, so that no cell is computed by two processes."""
-    library = ctypes.CDLL(None)  # loaded before the fork
-
-    def ask() -> None:
-        library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before we asked
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return ask

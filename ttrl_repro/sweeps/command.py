@@ -63,13 +63,14 @@ def agent_command(
     seed: Annotated[int, typer.Option(min=0, help="of a search")] = 0,
     wait: Annotated[bool, typer.Option(help="stay while others run: their cells may need somebody")] = True,
     grace: Annotated[float, typer.Option(min=0.0, help="seconds for a stopped run's checkpoint")] = 60.0,
+    silence: Annotated[float, typer.Option(min=1.0, help="seconds after which a silent run is taken to hang")] = 7200.0,
 ) -> None:
     """Run cells until none is left. Start as many as you like, anywhere that reaches the storage."""
     from ttrl_repro.sweeps.agent import Agent, Limits
     from ttrl_repro.sweeps.files import read_sweep
 
     sweep = read_sweep(file)
-    limits = Limits(retries=retries, failures_in_a_row=failures, cells=cells, grace=grace)
+    limits = Limits(retries=retries, failures_in_a_row=failures, cells=cells, grace=grace, silence=silence)
     with _open(sweep, storage, folder, lease) as (store, place):
         enqueue(sweep, store)
         search = _search(sweep, store, storage, place, seed)

@@ -99,12 +99,14 @@ def copy_record(source: Path, target: Path) -> bool:
         manifest = (source / MANIFEST).read_bytes()
         partial.mkdir(parents=True)
         try:
-            for path in _files(source, Path(CHECKPOINTS)):
-                _link_or_copy(source, partial, path)
-            for path in _files(source):
-                if path.parts[0] != CHECKPOINTS and path != Path(MANIFEST):
+            found = list(_files(source))
+            for path in sorted(found, key=lambda path: path.parts[0] != CHECKPOINTS):
+                if path != Path(MANIFEST):
                     _link_or_copy(source, partial, path)
+            steady = list(_files(source)) == found  # a folder that is being deleted may be listed in part
         except FileNotFoundError:  # merged, pruned or renamed meanwhile
+            steady = False
+        if not steady:
             time.sleep(0.2)
             continue
         (partial / MANIFEST).write_bytes(manifest)
@@ -115,8 +117,6 @@ def copy_record(source: Path, target: Path) -> bool:
 
 def _files(record: Path, under: Path = Path()) -> Iterator[Path]:
     """Files of a record, relative to it: no links, nothing half-written, of checkpoints the sealed ones alone."""
-    if not (record / under).is_dir():
-        return
     for entry in sorted(os.scandir(record / under), key=lambda entry: entry.name):
         path = under / entry.name
         if entry.is_symlink() or entry.name.endswith(".partial") or entry.name == ".lock":
