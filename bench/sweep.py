@@ -21,7 +21,7 @@ import yaml
 
 from bench.harness import RESULTS, ROOT, measure, spread, write
 from ttrl_repro.progress import Progress
-from ttrl_repro.sweeps.command import enqueue
+from ttrl_repro.sweeps.enqueue import enqueue
 from ttrl_repro.sweeps.files import read_sweep
 from ttrl_repro.sweeps.store import Store, sqlite_url
 

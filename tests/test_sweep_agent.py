@@ -21,7 +21,7 @@ from tests.postgres import Server, binaries
 from ttrl_repro.errors import UserError
 from ttrl_repro.records import Record, read_jsonl
 from ttrl_repro.sweeps.agent import Agent, Limits, final_value
-from ttrl_repro.sweeps.command import enqueue
+from ttrl_repro.sweeps.enqueue import enqueue
 from ttrl_repro.sweeps.files import read_sweep
 from ttrl_repro.sweeps.folders import Folders
 from ttrl_repro.sweeps.search import Search, export_grid

@@ -67,6 +67,7 @@ def agent_command(
 ) -> None:
     """Run cells until none is left. Start as many as you like, anywhere that reaches the storage."""
     from ttrl_repro.sweeps.agent import Agent, Limits
+    from ttrl_repro.sweeps.enqueue import enqueue
     from ttrl_repro.sweeps.files import read_sweep
 
     sweep = read_sweep(file)
@@ -95,6 +96,7 @@ def run_command(
     seed: Annotated[int, typer.Option(min=0, help="of a search")] = 0,
 ) -> None:
     """Run a whole sweep with some agents on this machine, then say how it went."""
+    from ttrl_repro.sweeps.enqueue import enqueue
     from ttrl_repro.sweeps.files import read_sweep
     from ttrl_repro.sweeps.store import ENDED, FAILED
 
@@ -190,25 +192,6 @@ def _search(sweep: SweepFile, store: Store, storage: str | None, place: Path, se
     for line in differences(sweep):
         print(f"note: {line}", file=sys.stderr)
     return Search(store, sweep, storage or sqlite_url(place / "study.db"), seed)
-
-
-def enqueue(sweep: SweepFile, store: Store) -> int:
-    """Put a sweep's cells into the storage, those that are not there yet; returns how many.
-
-    Raises UserError if the file is not valid, or not that of the sweep in the storage.
-    """
-    cells = [(cell.key, cell.params) for cell in sweep.cells()] if sweep.method == "grid" else []
-    store.open_sweep(sweep.space())
-    if sweep.method != "grid":
-        return 0
-    wanted = {key for key, _ in cells}
-    strange = [row.cell for row in store.cells() if row.cell not in wanted]
-    if strange:
-        raise UserError(
-            f"the storage holds another sweep {sweep.name!r}: {len(strange)} of its cells, as {strange[0]}, are not in "
-            f"{sweep.path}; add to the file what is missing, or give this sweep another name"
-        )
-    return store.add(cells[: sweep.size()])
 
 
 def _status(sweep: SweepFile, store: Store, verbose: bool) -> str:
