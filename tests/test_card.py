@@ -105,8 +105,9 @@ def test_draws_are_pooled_until_there_are_enough_questions():
 
 
 def test_the_standard_protocol_asks_every_task_but_those_of_single_figures():
-    left_out = {"mix-34", "mix-45", "phase-10", "phase-33", "phase-90"}
-    assert CardProtocol.standard().tasks == tuple(name for name in task_names() if name not in left_out)
+    left_out = ("mix-", "phase-", "level-")
+    assert CardProtocol.standard().tasks == tuple(name for name in task_names() if not name.startswith(left_out))
+    assert len(CardProtocol.standard().tasks) == 9
 
 
 def test_the_card_of_a_base(made):

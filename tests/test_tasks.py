@@ -3,7 +3,7 @@ import json
 import pytest
 
 from ttrl_repro.errors import UserError
-from ttrl_repro.tasks import load_task, task_names
+from ttrl_repro.tasks import has_fresh_split, load_task, task_names
 
 
 @pytest.mark.parametrize("name", task_names())
@@ -11,7 +11,11 @@ def test_draws_are_reproducible_disjoint_and_held_out(name):
     train, fresh = load_task(name, 0), load_task(name, 0, "fresh")
     assert train == load_task(name, 0)
     kind, _, number = name.partition("-")
-    size = {"mini-choice": 198}.get(name) or {"transfer": 100, "phase": 60, "mix": 60}.get(kind) or int(number)
+    size = (
+        {"mini-choice": 198}.get(name)
+        or {"transfer": 100, "phase": 60, "mix": 60, "level": 100}.get(kind)
+        or int(number)
+    )
     assert len(train.questions) == len(fresh.questions) == size
     # What is asked for, without the options of a choice: one expression with other options is no other question.
     problems, new, others = (
@@ -28,6 +32,14 @@ def test_mini_30_is_exposed_throughout():
     task = load_task("mini-30", 5)
     assert all(q.info["exposed"] and q.info["misread"] != q.answer for q in task.questions)
     assert [q.info["terms"] for q in task.questions] == [3] * 15 + [4] * 15
+
+
+def test_levels_are_the_cells_of_the_large_set():
+    whole = load_task("mini-500", 3).questions
+    levels = [load_task(f"level-{name}", 3) for name in ("short", "long", "short-rare", "long-rare", "exposed")]
+    assert [question for level in levels for question in level.questions] == list(whole)
+    assert has_fresh_split("level-long")
+    assert not {q.id for q in load_task("level-long", 3, "fresh").questions} & {q.id for q in whole}
 
 
 def test_a_user_s_questions(tmp_path):
@@ -74,7 +86,7 @@ def test_bytes_that_are_no_text(tmp_path):
 
 
 def test_unknown_tasks(tmp_path):
-    with pytest.raises(UserError, match="known: mini-30, mini-500, mini-83, mini-choice, "):
+    with pytest.raises(UserError, match=r"known: level-exposed, .*, mini-30, mini-500, mini-83, mini-choice, "):
         load_task("aime")
     with pytest.raises(UserError, match="no such file"):
         load_task(str(tmp_path / "none.jsonl"))

@@ -7,24 +7,24 @@ from pathlib import Path
 from ttrl_repro.errors import UserError
 from ttrl_repro.tasks.base import Question, Split, Task
 from ttrl_repro.tasks.jsonl import read_jsonl
-from ttrl_repro.tasks.miniature import TASKS, draw_task
+from ttrl_repro.tasks.miniature import LEVELS, TASKS, draw_task
 
 __all__ = ["Question", "Split", "Task", "has_fresh_split", "load_task", "task_names"]
 
 
 def task_names() -> list[str]:
     """Names that `load_task` knows, besides paths."""
-    return sorted(TASKS)
+    return sorted([*TASKS, *LEVELS])
 
 
 def has_fresh_split(spec: str) -> bool:
     """Whether a task comes with a disjoint fresh set (a user's own file does not)."""
-    return spec in TASKS
+    return spec in TASKS or spec in LEVELS
 
 
 def load_task(spec: str, draw: int = 0, split: Split = "train") -> Task:
     """A task by name or by path to a `.jsonl` file. Raises UserError for an unknown task."""
-    if spec in TASKS:
+    if spec in TASKS or spec in LEVELS:
         return draw_task(spec, draw, split)
     if spec.endswith(".jsonl"):
         path = Path(spec).expanduser()

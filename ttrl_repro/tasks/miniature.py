@@ -8,6 +8,7 @@ The sizes mirror AIME 2024 (30), AMC (83), MATH-500 (500) and GPQA-Diamond (198)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ttrl_repro.miniature.expressions import LARGEST, Operators
 from ttrl_repro.miniature.problems import Kind, Problem, draw_problem
@@ -85,18 +86,30 @@ TASKS: dict[str, tuple[Cell, ...]] = {
     "transfer-marked": (Cell(50, 3, True, kind="marked"), Cell(50, 4, True, kind="marked")),
 }
 
+# The cells of mini-500 alone, with the questions that they have in the whole set of that draw: one run a level, as in
+# the paper's table 3.
+LEVELS = {f"level-{cell.name}": cell.name for cell in TASKS["mini-500"]}
+
 
 def draw_task(name: str, draw: int, split: Split) -> Task:
     """Draw number `draw` of a miniature task. Raises KeyError for an unknown name."""
+    if name in LEVELS:
+        whole = draw_task("mini-500", draw, split)
+        return Task(name, split, tuple(one for one in whole.questions if one.info["cell"] == LEVELS[name]))
     return draw_cells(name, TASKS[name], draw, split)
 
 
 def draw_cells(name: str, cells: tuple[Cell, ...], draw: int, split: Split) -> Task:
     """Draw number `draw` of a set made of `cells`; `name` names its seeds and questions."""
+    return Task(name, split, _both_splits(name, cells, draw)[split])
+
+
+@lru_cache(maxsize=8)  # whoever asks for one split asks for the other next, or for the set's levels
+def _both_splits(name: str, cells: tuple[Cell, ...], draw: int) -> dict[Split, tuple[Question, ...]]:
     seen: set[str] = set()
-    sets: dict[str, tuple[Question, ...]] = {}
-    # Both splits are made in this order whichever is asked for, which keeps them disjoint.
-    for part in ("train", "fresh"):
+    sets: dict[Split, tuple[Question, ...]] = {}
+    parts: tuple[Split, ...] = ("train", "fresh")  # in this order, which keeps them disjoint
+    for part in parts:
         rng = generator("miniature task", name, draw, part)
         questions: list[Question] = []
         for cell in cells:
@@ -126,4 +139,4 @@ def draw_cells(name: str, cells: tuple[Cell, ...], draw: int, split: Split) -> T
                     )
                 )
         sets[part] = tuple(questions)
-    return Task(name, split, sets[split])
+    return sets
