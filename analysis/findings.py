@@ -232,13 +232,13 @@ class Judge:
             return self._spread(comparison, replicates)
         if isinstance(comparison, Trend):
             values, what = self._slopes(comparison), _trend_label(comparison)
-            return _against(what, values, 0.0, replicates)
+            return judged_above(what, values, 0.0, replicates)
         left, right = _side(comparison.left), _side(comparison.right)
         differences = self._differences(left, right)
         what = " - ".join(_mean_label(side) for side in (left, right) if side)
         if isinstance(comparison, Greater):
-            return _against(f"{what}{_above(comparison.least)}", differences, comparison.least, replicates)
-        return _within(f"{what} within {comparison.margin:g}", differences, comparison.margin, replicates)
+            return judged_above(f"{what}{_above(comparison.least)}", differences, comparison.least, replicates)
+        return judged_within(f"{what} within {comparison.margin:g}", differences, comparison.margin, replicates)
 
     def _differences(self, left: tuple[Quantity, ...], right: tuple[Quantity, ...]) -> np.ndarray:
         columns = {quantity: self.values(quantity) for quantity in (*left, *right)}
@@ -304,7 +304,8 @@ def _beyond(low: float, high: float, least: float) -> str:
     return SUPPORTED if low > least else CONTRADICTED if high < least else INSUFFICIENT
 
 
-def _against(what: str, values: np.ndarray, least: float, replicates: int) -> Judged:
+def judged_above(what: str, values: np.ndarray, least: float, replicates: int) -> Judged:
+    """The verdict of `greater` on a value a replicate, (replicates,)."""
     n = len(values)
     if n < replicates:
         return _too_few(what, n, replicates, float(values.mean()) if n else np.nan)
@@ -312,7 +313,8 @@ def _against(what: str, values: np.ndarray, least: float, replicates: int) -> Ju
     return Judged(what, n, found.value, found.low, found.high, _beyond(found.low, found.high, least))
 
 
-def _within(what: str, values: np.ndarray, margin: float, replicates: int) -> Judged:
+def judged_within(what: str, values: np.ndarray, margin: float, replicates: int) -> Judged:
+    """The verdict of `equivalent` on a value a replicate, (replicates,)."""
     n = len(values)
     if n < replicates:
         return _too_few(what, n, replicates, float(values.mean()) if n else np.nan)

@@ -1,13 +1,17 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from analysis.budget import (
     SHIPPED,
+    Kind,
     Measured,
     Plan,
     Planned,
     Pretrained,
+    estimated,
+    kinds_of,
     measure,
     pretrained,
     pretraining,
@@ -17,6 +21,7 @@ from analysis.budget import (
 from ttrl_repro.errors import UserError
 from ttrl_repro.miniature.recipes import load_recipe, recipe_names
 from ttrl_repro.records import Record
+from ttrl_repro.sweeps.files import read_sweep
 from ttrl_repro.tasks import task_names
 
 
@@ -53,7 +58,7 @@ def test_times_are_medians_of_one_thread_runs_that_were_never_resumed(tmp_path, 
         record = Record.create(
             tmp_path / "cell" / f"r{run}",
             experiment.model_copy(update={"seeds": seeds}),
-            {"model": {"name": "mini-s"}, "task": {"name": "mini-30"}, "threads": threads},
+            {"model": {"name": "mini-s"}, "task": {"name": "mini-30", "questions": 30}, "threads": threads},
         )
         record.manifest["steps_done"] = 10
         record.manifest["cost"]["seconds"] = seconds
@@ -62,7 +67,8 @@ def test_times_are_medians_of_one_thread_runs_that_were_never_resumed(tmp_path, 
         if resumed:
             record.manifest["resumed"] = resumed
         record.save_manifest()
-    assert measure([tmp_path]) == {("mini-s", "mini-30"): Measured(step=3.0, beside=30.0, runs=3)}
+    # 3 seconds a step of 6 questions with 8 votes, a fortieth of 30 with 64.
+    assert measure([tmp_path]) == {("mini-s", "mini-30"): Measured(step=120.0, beside=30.0, runs=3)}
     with pytest.raises(UserError, match="no finished runs"):
         measure([tmp_path / "none"])
 
@@ -114,26 +120,51 @@ def test_an_experiment_file_says_model_task_and_steps(tmp_path):
         Planned(what="x", runs=1, experiment=Path("experiments/none.yaml")).cell()
 
 
+def test_steps_count_by_their_samples(tmp_path, monkeypatch):
+    path = tmp_path / "e.yaml"
+    path.write_text("{name: e, model: mini-s, task: mini-83, rollout: {votes: 32, trained: 8}, train: {steps: 8}}")
+    assert Planned(what="x", runs=1, experiment=path).cell() == ("mini-s", "mini-83", 4.0)
+    content = {
+        "name": "s",
+        "program": str(path),
+        "method": "grid",
+        "command": ["ttrl", "run", "${program}", "${args_no_hyphens}"],
+        "parameters": {"rollout.votes": {"values": [16, 64]}, "task": {"values": ["mini-83", "level-long"]}},
+    }
+    sweep = tmp_path / "s.yaml"
+    sweep.write_text(yaml.safe_dump(content))
+    assert kinds_of(sweep) == [Kind("mini-s", "mini-83", 2, 5.0), Kind("mini-s", "level-long", 2, 5.0)]
+    measured = {("mini-s", "mini-500"): Measured(step=10.0, beside=50.0, runs=1)}
+    # A level of 100 questions: a fifth of the whole set's seconds.
+    assert estimated("mini-s", "level-long", measured) == Measured(step=2.0, beside=10.0, runs=0)
+    rows = table([Planned(what="x", sweep=sweep)], measured | {("mini-s", "mini-83"): measured["mini-s", "mini-500"]})
+    assert rows.splitlines()[2:4] == [
+        "| x | mini-s | mini-83 | 2 | 5 | 100 | 0.03 |",
+        "| x | mini-s | level-long | 2 | 5 | ~20 | 0.01 |",
+    ]
+    sweep.write_text(
+        yaml.safe_dump({**content, "method": "random", "run_cap": 3, "metric": {"name": "x", "goal": "minimize"}})
+    )
+    with pytest.raises(UserError, match="a search's cells are not known beforehand"):
+        kinds_of(sweep)
+
+
 def test_the_study_s_plan_names_bases_and_tasks_that_there_are():
     plan = read_plan()
     assert isinstance(plan, Plan)
-    cells = [row.cell() for row in plan.runs if row.pretrain is None]
+    cells = [row.cell() for row in plan.runs if row.pretrain is None and row.sweep is None]
     assert {model for model, _, _ in cells} | {row.pretrain for row in plan.runs if row.pretrain} <= set(recipe_names())
     assert {task for _, task, _ in cells} <= set(task_names())
 
 
 def test_the_study_s_plan_covers_its_experiments(repository):
-    """Each confirmatory and laboratory file has a row, and one file of a folder stands for as many runs as it has."""
     plan = read_plan()
     named = {str(row.experiment) for row in plan.runs}
     for folder in ("confirm", "laboratory"):
         files = sorted((repository / "experiments" / folder).glob("*.yaml"))
         assert {str(path.relative_to(repository)) for path in files} <= named
-    for what in ("algorithms", "rewards"):
-        (row,) = [row for row in plan.runs if row.what == what]
-        files = sorted((repository / "experiments" / what).glob("*.yaml"))
-        assert {Planned(what="x", runs=1, experiment=path).cell() for path in files} == {row.cell()}
-        assert row.runs == 3 * len(files)
+    sweeps = {path for path in (repository / "sweeps").glob("*.yaml") if read_sweep(path).method == "grid"}
+    assert {str(path.relative_to(repository)) for path in sweeps} == {str(row.sweep) for row in plan.runs if row.sweep}
     phase = [row for row in plan.runs if row.what == "phase diagram"]
     assert sum(row.runs for row in phase if row.pretrain is not None) == 12
     assert sum(row.runs for row in phase if row.pretrain is None) == 36
@@ -143,8 +174,10 @@ def test_a_bad_plan_is_refused(tmp_path):
     path = tmp_path / "budget.yaml"
     for row, complaint in (
         ("model: m, task: t, steps: 0", r"runs\.0\.steps"),
-        ("model: m, task: t", r"runs\.0: give experiment, or model, task and steps, or pretrain"),
-        ("pretrain: mini-s, steps: 40", r"runs\.0: pretrain: leave out experiment"),
+        ("model: m, task: t", r"runs\.0: give experiment, or model, task and steps, or sweep, or pretrain"),
+        ("pretrain: mini-s, steps: 40", r"runs\.0: pretrain: leave out what is not its"),
+        ("pretrain: mini-s, sweep: s.yaml", r"runs\.0: pretrain: leave out sweep"),
+        ("sweep: s.yaml", r"runs\.0: runs: give how many, but of a sweep"),
         ("pretrain: mini-s, seeds: 3", r"runs\.0\.seeds: unknown field; known here: what, runs, experiment"),
     ):
         path.write_text(f"runs: [{{what: x, runs: 1, {row}}}]")

@@ -409,9 +409,10 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"]) or "(top level)"
     if first["type"] == "extra_forbidden":
-        for part in (part for part in first["loc"][:-1] if isinstance(part, str)):  # not a place in a list
+        # Neither a place in a list nor a key of a mapping.
+        for part in (part for part in first["loc"][:-1] if isinstance(part, str) and part in model.model_fields):
             annotation = model.model_fields[part].annotation
-            kinds = (annotation, *get_args(annotation))  # of `Lora | None` and `tuple[Planned, ...]`, too
+            kinds = (annotation, *get_args(annotation))  # of `Lora | None` and `dict[str, Arm]`, too
             model = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
         return f"{where}: unknown field; known here: {', '.join(model.model_fields)}"
     message = first["msg"].removeprefix("Value error, ")

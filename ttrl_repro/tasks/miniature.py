@@ -86,15 +86,16 @@ TASKS: dict[str, tuple[Cell, ...]] = {
     "transfer-marked": (Cell(50, 3, True, kind="marked"), Cell(50, 4, True, kind="marked")),
 }
 
+WHOLE = "mini-500"
 # The cells of mini-500 alone, with the questions that they have in the whole set of that draw: one run a level, as in
 # the paper's table 3.
-LEVELS = {f"level-{cell.name}": cell.name for cell in TASKS["mini-500"]}
+LEVELS = {f"level-{cell.name}": cell.name for cell in TASKS[WHOLE]}
 
 
 def draw_task(name: str, draw: int, split: Split) -> Task:
     """Draw number `draw` of a miniature task. Raises KeyError for an unknown name."""
     if name in LEVELS:
-        whole = draw_task("mini-500", draw, split)
+        whole = draw_task(WHOLE, draw, split)
         return Task(name, split, tuple(one for one in whole.questions if one.info["cell"] == LEVELS[name]))
     return draw_cells(name, TASKS[name], draw, split)
 
