@@ -1,0 +1,144 @@
+"""What every figure and table script shares: the study's runs by arm, estimates over replicates, files with a sidecar.
+
+A script has NAME, ARMS (the arms that it draws) and `draw(runs) -> (figure, table)`; `table` holds the drawn numbers.
+`python paper_figures/NAME.py` writes NAME.pdf, .png, .csv and .json, the sidecar: which runs, cells and commits.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+from matplotlib.figure import Figure
+
+from analysis.arms import read_arms, runs_of
+from analysis.load import Study, load, rows_of
+from analysis.measures import Measurements, Quantity
+from analysis.style import save
+from ttrl_repro.config import Experiment
+from ttrl_repro.errors import UserError, in_one_line
+from ttrl_repro.stats import Estimate, replicates_interval
+
+FOLDER = Path(__file__).resolve().parent.parent / "paper_figures"
+RECORDS = FOLDER / "data" / "study"
+Seeds = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Missing(Exception):
+    """Arms of a figure that have no finished run."""
+
+    arms: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"no finished runs of {', '.join(self.arms)}"
+
+
+class Runs:
+    """The finished runs of a study by arm, and their measures."""
+
+    def __init__(self, study: Study, arms: Mapping[str, Experiment]) -> None:
+        self.study, self.arms = study, arms
+        self.measurements = Measurements(study)
+        self._runs: dict[str, dict[Seeds, Mapping[str, Any]]] = {name: {} for name in arms}
+        for run in rows_of(runs_of(study, arms)):
+            self._runs[run["arm"]][run["seed_base"], run["seed_draw"], run["seed_rl"]] = run
+
+    def of(self, arm: str) -> dict[Seeds, Mapping[str, Any]]:
+        """An arm's runs by base seed, draw and RL seed, in order of the draws. Raises Missing if there is none."""
+        if not self._runs[arm]:
+            raise Missing((arm,))
+        return dict(sorted(self._runs[arm].items(), key=lambda item: item[0][1]))
+
+    def require(self, arms: Sequence[str]) -> None:
+        """Raise Missing unless every one of these arms has a run."""
+        missing = tuple(arm for arm in arms if not self._runs[arm])
+        if missing:
+            raise Missing(missing)
+
+    def values(self, arm: str, measure: str, **where: Any) -> dict[Seeds, float]:
+        """A measure (see `Quantity`) of every run of an arm."""
+        quantity = Quantity.model_validate({"arm": arm, "measure": measure, **where})
+        return {seeds: self.measurements.of(run, quantity) for seeds, run in self.of(arm).items()}
+
+    def estimate(self, arm: str, measure: str, **where: Any) -> Estimate:
+        """Its mean with the 95 % t interval over replicates."""
+        return replicates_interval(np.array(list(self.values(arm, measure, **where).values())))
+
+    def curve(self, arm: str, metric: str) -> pd.DataFrame:
+        """A metric of training over its steps: step, n, value, low, high over replicates; to where the first run ends.
+
+        A metric that is absent at some steps (as of wrong labels, where there are none) is averaged over the runs that
+        have it there.
+        """
+        columns = [self.measurements.metric(run["run"], metric) for run in self.of(arm).values()]
+        end = min(run["steps_done"] for run in self.of(arm).values())
+        rows = []
+        for step in sorted({step for column in columns for step in column if step <= end}):
+            found = replicates_interval(np.array([column[step] for column in columns if step in column]))
+            n = sum(step in column for column in columns)
+            rows.append([step, n, found.value, found.low if n > 1 else np.nan, found.high if n > 1 else np.nan])
+        return pd.DataFrame(rows, columns=["step", "n", "value", "low", "high"])
+
+    def table(self, rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> pd.DataFrame:
+        """A row per (arm, measure, where): arm, measure, task, split, n, value, low, high (NaN of one run)."""
+        out = []
+        for arm, measure, where in rows:
+            values = np.array(list(self.values(arm, measure, **where).values()))
+            found, n = replicates_interval(values), len(values)
+            task = where.get("task", self.arms[arm].task)
+            bounds = (found.low, found.high) if n > 1 else (np.nan, np.nan)
+            out.append([arm, measure, task, where.get("split", "train"), n, found.value, *bounds])
+        return pd.DataFrame(out, columns=["arm", "measure", "task", "split", "n", "value", "low", "high"])
+
+    def sidecar(self, arms: Sequence[str]) -> dict[str, Any]:
+        """Of every arm its cell, its runs with their seeds, and the commits that made them."""
+        out = {}
+        for arm in arms:
+            runs = list(self.of(arm).values())
+            out[arm] = {
+                "cell": self.arms[arm].cell_hash(),
+                "runs": [run["run"] for run in runs],
+                "commits": sorted({str(run["commit"]) for run in runs}),
+                "weights": sorted({str(run["weights"]) for run in runs}),
+            }
+        return out
+
+
+Draw = Callable[[Runs], tuple[Figure, pd.DataFrame]]
+
+
+def write(name: str, arms: Sequence[str], draw: Draw, runs: Runs, out: Path) -> list[Path]:
+    """Draw a figure and write its files; returns their paths. Raises Missing."""
+    runs.require(arms)
+    figure, table = draw(runs)
+    paths = save(figure, table, out, name)
+    paths.append(out / f"{name}.json")
+    paths[-1].write_text(
+        json.dumps({"script": f"paper_figures/{name}.py", "arms": runs.sidecar(arms)}, indent=1) + "\n"
+    )
+    return paths
+
+
+def script(name: str, arms: Sequence[str], draw: Draw) -> None:
+    """The command line of a figure's script."""
+
+    def main(
+        records: Annotated[Path, typer.Option(help="folder of the study's records")] = RECORDS,
+        out: Annotated[Path, typer.Option(help="where its files go")] = FOLDER,
+    ) -> None:
+        try:
+            paths = write(name, arms, draw, Runs(load(records), read_arms()), out)
+        except Missing as missing:
+            raise UserError(f"{records}: {missing}") from missing
+        for path in paths:
+            print(f"written: {path}")
+
+    with in_one_line(name):
+        typer.run(main)
