@@ -4,12 +4,13 @@
 seeds, state, task, model, `weights` (hash of a miniature base's files; None for others and in older records), reward,
 steps, `protocol` (how answers are evaluated, as a text: only runs with the same one compare) and `commit` (of the code;
 None of an installed package). `metrics`: run, step, metric, value. `votes` and `answers`: the records' votes.parquet
-and eval rows, with `run` in front.
+and eval rows, with `run` in front. `configs`: every run's resolved config.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ttrl_repro import laboratory
-from ttrl_repro.config import Evaluate
+from ttrl_repro.config import Evaluate, Experiment
 from ttrl_repro.errors import UserError
 from ttrl_repro.records import EVAL, Record, read_jsonl
 
@@ -31,6 +32,7 @@ class Study:
     metrics: pd.DataFrame
     votes: pd.DataFrame
     answers: pd.DataFrame
+    configs: Mapping[str, Experiment] = field(default_factory=dict)
 
 
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -65,9 +67,11 @@ def load(folder: str | Path, frozen: bool = False) -> Study:
     runs: list[dict[str, Any]] = []
     metrics: list[dict[str, Any]] = []
     votes, answers = [], []
+    configs: dict[str, Experiment] = {}
     for run, path in found.items():
         record = Record.reopen(path)
         experiment, manifest = record.experiment(), record.manifest
+        configs[run] = experiment
         if freeze is not None:
             refusal = laboratory.refusal(manifest, (experiment.task, *experiment.evaluate.tasks), freeze)
             if refusal:
@@ -117,6 +121,7 @@ def load(folder: str | Path, frozen: bool = False) -> Study:
         pd.DataFrame(metrics, columns=["run", "step", "metric", "value"]),
         pd.concat(votes, ignore_index=True) if votes else pd.DataFrame(),
         pd.concat(answers, ignore_index=True),
+        configs,
     )
 
 

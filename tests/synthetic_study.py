@@ -51,10 +51,10 @@ def write_run(folder: Path, experiment: Experiment, rng: np.random.Generator) ->
     }
     record = Record.create(folder, experiment, {"model": model, "task": task, "laboratory": frozen.content_hash()})
     # Of long runs some steps stand for all.
-    steps = np.unique(np.linspace(1, experiment.train.steps, POINTS).astype(int))
-    last = int(steps[-1])
+    last = experiment.train.steps
+    steps = np.unique([*np.linspace(1, last, POINTS).astype(int), *range(max(last - 4, 1), last)])
     start, rise = rng.uniform(0.3, 0.6), rng.uniform(-0.1, 0.3)
-    for step in [*steps, *range(max(last - 4, 1), last)]:
+    for step in steps:
         level = start + rise * step / last
         row = {name: float(np.clip(level + rng.normal(0, 0.02), 0, 1)) for name in RATES}
         row |= {name: float(rng.uniform(0.1, 0.6)) for name in OTHERS}

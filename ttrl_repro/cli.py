@@ -81,6 +81,30 @@ def questions(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="folders of runs, or of a cell's replicates")],
+) -> None:
+    """Runs side by side: where their configs differ, what came of it, and the paired difference."""
+    from analysis.compare import print_comparison
+
+    print_comparison(runs)
+
+
+@app.command()
+def report(
+    records: Annotated[Path, typer.Argument(help="folder of records")],
+    out: Annotated[Path, typer.Option(help="the page")] = Path("report.html"),
+    figures: Annotated[Path | None, typer.Option(help="folder of pictures and tables to show")] = None,
+    browse: Annotated[list[str] | None, typer.Option(help="run whose questions can be browsed (repeat it)")] = None,
+) -> None:
+    """One HTML page of many runs, without network: claims, findings, tables, figures, curves, questions."""
+    from analysis.page import write_page
+
+    write_page(records, out, figures, browse)
+    print(f"written: {out}")
+
+
+@app.command()
 def claims(
     records: Annotated[
         Path | None, typer.Argument(help="folder with a folder of replicates for each arm; without: the claims alone")
