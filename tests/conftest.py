@@ -57,3 +57,14 @@ def experiment() -> Experiment:
 @pytest.fixture
 def repository() -> Path:
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def made_up_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records of every arm of the study with made-up numbers, two replicates each, in ARM/rR."""
+    from analysis.arms import read_arms
+    from tests.synthetic_study import write_study
+
+    folder = tmp_path_factory.mktemp("study")
+    write_study(folder, read_arms(), replicates=2)
+    return folder

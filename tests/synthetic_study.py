@@ -50,9 +50,9 @@ def write_run(folder: Path, experiment: Experiment, rng: np.random.Generator) ->
         "fingerprint": f"{experiment.task} {experiment.seeds.draw}",
     }
     record = Record.create(folder, experiment, {"model": model, "task": task, "laboratory": frozen.content_hash()})
-    # Of long runs some steps stand for all.
+    # The first and the last steps stand for all.
     last = experiment.train.steps
-    steps = np.unique([*np.linspace(1, last, POINTS).astype(int), *range(max(last - 4, 1), last)])
+    steps = np.unique([*range(1, min(POINTS, last) + 1), *range(max(last - 4, 1), last + 1)])
     start, rise = rng.uniform(0.3, 0.6), rng.uniform(-0.1, 0.3)
     for step in steps:
         level = start + rise * step / last
