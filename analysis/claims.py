@@ -482,7 +482,7 @@ def code_line(runs: pd.DataFrame, tag: str) -> str:
     named = {run: commit for run, commit in commits.items() if commit is not None}
     unrelated = laboratory.unrelated(named.values(), tag)
     if unrelated is None:
-        return f"Not checked: whether these records were made at {tag} or later (no git checkout with that tag here)."
+        return f"Not checked: whether these records were made at {tag} or later (no git checkout with its freeze here)."
     for run, commit in named.items():
         if commit in unrelated:
             raise UserError(f"{run}: its commit {commit[:12]} is neither that of {tag} nor a descendant of it")

@@ -134,7 +134,7 @@ def script(name: str, arms: Sequence[str], draw: Draw) -> None:
         out: Annotated[Path, typer.Option(help="where its files go")] = FOLDER,
     ) -> None:
         try:
-            paths = write(name, arms, draw, Runs(load(records), read_arms()), out)
+            paths = write(name, arms, draw, Runs(load(records, frozen=True), read_arms()), out)
         except Missing as missing:
             raise UserError(f"{records}: {missing}") from missing
         for path in paths:

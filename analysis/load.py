@@ -5,11 +5,13 @@ seeds, state, task, model, `weights` (hash of a miniature base's files; None for
 steps, `protocol` (how answers are evaluated, as a text: only runs with the same one compare) and `commit` (of the code;
 None of an installed package). `metrics`: run, step, metric, value. `votes` and `answers`: the records' votes.parquet
 and eval rows, with `run` in front. `configs`: every run's resolved config.
+`left_out`: damaged records that were skipped, `foreign`: runs not of the frozen laboratory; each with its reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,8 @@ class Study:
     votes: pd.DataFrame
     answers: pd.DataFrame
     configs: Mapping[str, Experiment] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    foreign: Mapping[str, str] = field(default_factory=dict)
 
 
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -48,12 +52,14 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
-def load(folder: str | Path, frozen: bool = False) -> Study:
+def load(folder: str | Path, frozen: bool = False, skip_damaged: bool = False) -> Study:
     """All records in `folder`: itself a record, or a folder of records, up to two folders (cells, arms) deeper.
 
-    In order of their paths. frozen: accept only records of the frozen laboratory (`ttrl_repro.laboratory`).
-    Raises UserError if there is none, if one is damaged or (with `frozen`) foreign, or if two are the same replicate of
-    a cell: such runs would be averaged as if they were independent.
+    In order of their paths. frozen: accept only records of the frozen laboratory (`ttrl_repro.laboratory`). Raises
+    UserError if there is none, if one is foreign to it, if two are the same replicate of a cell (they would be averaged
+    as if they were independent), and for a damaged one, naming it: another schema, an edited config, a line of metrics
+    that is cut off, a metric that is no finite number, a step twice, a missing or unreadable parquet of a finished run.
+    skip_damaged: leave damaged ones out instead; `Study.left_out` names them with the reason.
     """
     root = Path(folder)
     if (root / "manifest.json").is_file():
@@ -63,49 +69,125 @@ def load(folder: str | Path, frozen: bool = False) -> Study:
         found = {path.relative_to(root).as_posix(): path for path in sorted(paths)}
     if not found:
         raise UserError(f"{root}: no run records here")
-    freeze = laboratory.read() if frozen else None
-    runs: list[dict[str, Any]] = []
-    metrics: list[dict[str, Any]] = []
-    votes, answers = [], []
-    configs: dict[str, Experiment] = {}
+    freeze = laboratory.read()
+    parts: list[_Parts] = []
+    left_out: dict[str, str] = {}
     for run, path in found.items():
-        record = Record.reopen(path)
-        experiment, manifest = record.experiment(), record.manifest
-        configs[run] = experiment
-        if freeze is not None:
-            refusal = laboratory.refusal(manifest, (experiment.task, *experiment.evaluate.tasks), freeze)
-            if refusal:
-                raise UserError(f"{path}: not a record of the frozen laboratory: {refusal}")
-        runs.append(
-            {
-                "run": run,
-                "cell": manifest["config_hash"],
-                **{f"seed_{name}": value for name, value in manifest["seeds"].items()},
-                "state": manifest["state"],
-                "name": experiment.name,
-                "task": experiment.task,
-                "trained_task": manifest["task"]["name"],
-                "questions": manifest["task"]["fingerprint"],
-                "model": experiment.model,
-                "weights": manifest["model"].get("weights"),
-                "reward": experiment.reward.label() + (f", {only}" if (only := experiment.train.only) != "all" else ""),
-                "algorithm": experiment.algorithm.name,
-                "learning_rate": experiment.train.learning_rate,
-                "steps_done": manifest["steps_done"],
-                "k": experiment.evaluate.k,
-                "temperature": experiment.evaluate.temperature,
-                "protocol": _protocol(experiment.evaluate),
-                "commit": (manifest.get("git") or {}).get("commit"),
-            }
-        )
-        for row in read_jsonl(path / "metrics.jsonl"):
-            step = row.pop("step")
-            metrics += [{"run": run, "step": step, "metric": name, "value": v} for name, v in row.items()]
-        if (path / "votes.parquet").is_file():
-            votes.append(pq.read_table(path / "votes.parquet").to_pandas().assign(run=run))
-        parts = [pq.read_table(part, schema=EVAL) for part in sorted((path / "eval").glob("step-*.parquet"))]
-        answers.append(pa.concat_tables(parts or [EVAL.empty_table()]).to_pandas().assign(run=run))
-    table = pd.DataFrame(runs)
+        try:
+            part = _read(run, path, freeze)
+        except UserError as error:
+            if not skip_damaged:
+                raise
+            left_out[run] = str(error)
+            continue
+        if frozen and part.foreign:
+            raise UserError(f"{path}: not a record of the frozen laboratory: {part.foreign}")
+        parts.append(part)
+    if not parts:
+        raise UserError(f"{root}: every record here is damaged, as {next(iter(left_out.values()))}")
+    table = pd.DataFrame([part.row for part in parts])
+    _refuse_twins(root, table)
+    votes = [part.votes for part in parts if part.votes is not None]
+    return Study(
+        table,
+        pd.DataFrame([row for part in parts for row in part.metrics], columns=["run", "step", "metric", "value"]),
+        pd.concat(votes, ignore_index=True) if votes else pd.DataFrame(),
+        pd.concat([part.answers for part in parts], ignore_index=True),
+        {part.row["run"]: part.config for part in parts},
+        left_out,
+        {part.row["run"]: part.foreign for part in parts if part.foreign},
+    )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a record gives to the tables; foreign: why it is not of the frozen laboratory, None if it is."""
+
+    row: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    votes: pd.DataFrame | None
+    answers: pd.DataFrame
+    config: Experiment
+    foreign: str | None
+
+
+def _read(run: str, path: Path, freeze: laboratory.Frozen) -> _Parts:
+    """Read a record. Raises UserError if it is damaged."""
+    record = Record.reopen(path)
+    experiment, manifest = record.experiment(), record.manifest
+    finished = manifest["state"] == "finished"
+    row = {
+        "run": run,
+        "cell": manifest["config_hash"],
+        **{f"seed_{name}": value for name, value in manifest["seeds"].items()},
+        "state": manifest["state"],
+        "name": experiment.name,
+        "task": experiment.task,
+        "trained_task": manifest["task"]["name"],
+        "questions": manifest["task"]["fingerprint"],
+        "model": experiment.model,
+        "weights": manifest["model"].get("weights"),
+        "reward": experiment.reward.label() + (f", {only}" if (only := experiment.train.only) != "all" else ""),
+        "algorithm": experiment.algorithm.name,
+        "learning_rate": experiment.train.learning_rate,
+        "steps_done": manifest["steps_done"],
+        "k": experiment.evaluate.k,
+        "temperature": experiment.evaluate.temperature,
+        "protocol": _protocol(experiment.evaluate),
+        "commit": (manifest.get("git") or {}).get("commit"),
+    }
+    # One that is being written may end in half a line.
+    lines = read_jsonl(path / "metrics.jsonl", complete=not finished)
+    evaluations = sorted((path / "eval").glob("step-*.parquet"))
+    if finished:
+        _refuse_incomplete(path, manifest, evaluations)
+    answers = pa.concat_tables([_table(part, EVAL) for part in evaluations] or [EVAL.empty_table()])
+    votes = _table(path / "votes.parquet") if (path / "votes.parquet").is_file() else None
+    tasks = (experiment.task, *experiment.evaluate.tasks)
+    return _Parts(
+        row,
+        _metrics(run, path, lines),
+        None if votes is None else votes.to_pandas().assign(run=run),
+        answers.to_pandas().assign(run=run),
+        experiment,
+        laboratory.refusal(manifest, tasks, freeze),
+    )
+
+
+def _metrics(run: str, path: Path, lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    rows, seen = [], set[int]()
+    for number, line in enumerate(lines, start=1):
+        step = line.pop("step", None)
+        if step is None or step in seen:
+            what = "has no step" if step is None else f"step {step} was there before"
+            raise UserError(f"{path / 'metrics.jsonl'}, line {number}: {what}")
+        seen.add(step)
+        for name, value in line.items():
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise UserError(f"{path / 'metrics.jsonl'}, line {number}: {name} is {value!r}, not a finite number")
+            rows.append({"run": run, "step": step, "metric": name, "value": value})
+    return rows
+
+
+def _refuse_incomplete(path: Path, manifest: Mapping[str, Any], evaluations: Sequence[Path]) -> None:
+    """Raise UserError if a finished run that sampled lacks its votes, or the evaluation of its base or its end."""
+    if not manifest["cost"]["tokens_sampled"]:
+        return
+    needed = [path / "eval" / f"step-{step:06d}.parquet" for step in (0, manifest["steps_done"])]
+    missing = [part for part in needed if part not in evaluations]
+    missing += [path / "votes.parquet"] * (not (path / "votes.parquet").is_file())
+    if missing:
+        raise UserError(f"{missing[0]}: missing, though the run is finished")
+
+
+def _table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
+    try:
+        return pq.read_table(path, schema=schema)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+
+
+def _refuse_twins(root: Path, table: pd.DataFrame) -> None:
     replicate = ["cell", "seed_base", "seed_draw", "seed_rl"]
     twins = table[table.duplicated(replicate, keep=False)]
     if len(twins):
@@ -116,13 +198,6 @@ def load(folder: str | Path, frozen: bool = False) -> Study:
                 f"{root}: runs of cell {cell}, draw {draw} were given different questions under one name: "
                 f"{', '.join(group['run'])}"
             )
-    return Study(
-        table,
-        pd.DataFrame(metrics, columns=["run", "step", "metric", "value"]),
-        pd.concat(votes, ignore_index=True) if votes else pd.DataFrame(),
-        pd.concat(answers, ignore_index=True),
-        configs,
-    )
 
 
 def _protocol(evaluate: Evaluate) -> str:

@@ -63,27 +63,39 @@ def page(study: Study, folder: Path, figures: Path | None, browse: Sequence[str]
 
 
 def write_page(folder: Path, out: Path, figures: Path | None = None, browse: Sequence[str] | None = None) -> None:
-    """Write the page of the records in a folder. Raises UserError as `load`."""
+    """Write the page of the records in a folder; damaged ones are left out and named. Raises UserError as `load`."""
     if not out.resolve().parent.is_dir():
         raise UserError(f"--out: no such folder {out.resolve().parent}")
-    write_atomic(out, page(load(folder), folder, figures, browse))
+    study = load(folder, skip_damaged=True)
+    for run, reason in study.left_out.items():
+        print(f"left out: {run}: {reason}")
+    write_atomic(out, page(study, folder, figures, browse))
 
 
 def _claims(study: Study) -> list[dict[str, Any]]:
     content = read_file()
     try:
-        verdicts = evaluate_claims(study, content.claims, content.arms)
-    except UserError as error:  # none of their arms is here, or it is another laboratory's
+        verdicts = _judged_claims(study)
+    except UserError as error:
         return [{"statement": "The confirmatory claims are not judged here", "reason": str(error)}]
     named = {claim.key: claim.statement for claim in content.claims}
     return [{"statement": named[row["key"]], **row} for row in rows_of(verdicts)]
+
+
+def _judged_claims(study: Study) -> pd.DataFrame:
+    """Raises UserError if none of the claims' arms is here, or if a run of theirs is of another laboratory."""
+    content = read_file()
+    for run, name in zip(study.runs["run"], study.runs["name"], strict=True):
+        if name in content.arms and run in study.foreign:
+            raise UserError(f"{run}: not a record of the frozen laboratory: {study.foreign[run]}")
+    return evaluate_claims(study, content.claims, content.arms)
 
 
 def confirmed(study: Study) -> dict[str, Judged]:
     """The verdict of every confirmatory claim, for findings; insufficient where its arms are missing."""
     content = read_file()
     try:
-        rows = rows_of(evaluate_claims(study, content.claims, content.arms))
+        rows = rows_of(_judged_claims(study))
     except UserError:
         rows = []
     found = {}

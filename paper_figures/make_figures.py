@@ -59,7 +59,7 @@ def main(
 ) -> None:
     """Draw them all, or compare."""
     began = time.monotonic()
-    runs = Runs(load(records), read_arms())
+    runs = Runs(load(records, frozen=True), read_arms())
     stale = []
     with tempfile.TemporaryDirectory() as folder:
         for name, module in scripts().items():

@@ -543,7 +543,7 @@ def test_the_report_asks_git_whose_code_made_the_records(study_folder, claims_fi
         record.manifest["git"] = {"commit": commit, "dirty": False}
         record.save_manifest()
     answer = None
-    line = f"Not checked: whether these records were made at {tag} or later (no git checkout with that tag here)."
+    line = f"Not checked: whether these records were made at {tag} or later (no git checkout with its freeze here)."
     assert report(study_folder, claims_file).split("\n\n")[1] == line
     answer = []
     line = f"Made at {tag} or later, by git: 2 of 20 records; not checked: 18, which an installed package made."

@@ -323,7 +323,10 @@ def checkout(tmp_path):
 
     def commit(name):
         (folder / "laboratory.py").write_text(name)
-        git(folder, "add", "laboratory.py")
+        if name == "at":
+            (folder / "miniature").mkdir()
+            (folder / "miniature" / "frozen.json").write_text("{}")
+        git(folder, "add", ".")
         git(folder, "commit", "--message", name)
         commits[name] = git(folder, "rev-parse", "HEAD")
 
@@ -344,9 +347,15 @@ def test_commits_descend_from_the_tag_or_not(checkout):
     assert unrelated([*foreign, commits["at"]], "lab-v0", folder) == foreign
 
 
+def test_without_the_tag_the_freeze_is_where_its_file_was_last_changed(checkout):
+    folder, commits = checkout
+    git(folder, "checkout", "main")
+    assert unrelated(commits.values(), "lab-v9", folder) == [commits["before"], commits["beside"]]
+
+
 def test_where_git_cannot_tell_it_says_so(checkout, tmp_path, monkeypatch):
     folder, commits = checkout
-    assert unrelated([commits["at"]], "lab-v9", folder) is None  # no such tag
+    assert unrelated([commits["at"]], "lab-v9", folder) is None  # neither such a tag nor the file on this branch
     assert unrelated([commits["at"]], "lab-v0", tmp_path) is None  # no checkout
     shallow = tmp_path / "shallow"
     git(tmp_path, "clone", "--depth=1", "--branch=lab-v0", f"file://{folder}", str(shallow))

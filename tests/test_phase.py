@@ -149,10 +149,12 @@ def phase(tmp_path, repository):
 
 
 def test_a_failed_pretraining_ends_the_script_with_its_message(phase):
-    done, calls = phase(FAIL="mini-xs-pi10-seed1")
+    done, calls = phase(FAIL="mini-xs-pi25-seed0")
     assert done.returncode != 0
-    assert "pretraining mini-xs-pi10, seed 1, failed:\nttrl: no room on the disk" in done.stderr
-    assert calls == ["pretrain mini-xs-pi10 --seed 0", "pretrain mini-xs-pi10 --seed 1"]
+    assert "pretraining mini-xs-pi25, seed 0, failed:\nttrl: no room on the disk" in done.stderr
+    assert calls[0] == "pretrain mini-xs-pi10 --seed 0"
+    assert [call.split()[0] for call in calls[1:4]] == ["run"] * 3
+    assert calls[4:] == ["pretrain mini-xs-pi25 --seed 0"]
 
 
 def test_the_script_goes_on_where_it_stopped(phase, tmp_path):

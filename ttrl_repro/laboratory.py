@@ -8,7 +8,7 @@ run writes into its manifest what it used; `analysis.load(..., frozen=True)` ref
 
 What has no hash here: the code that pretrains, samples and trains. The manifest's `git` names it: `refusal` refuses a
 record made with changed code, and `unrelated` tells whether a commit descends from the freeze's tag, where there is a
-git checkout that has it. Imports no torch.
+git checkout. Imports no torch.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ def refusal(manifest: Mapping[str, Any], tasks: Sequence[str], frozen: Frozen) -
     refused if its code was no commit's. Where that is not known (an installed package), it is accepted.
     """
     model, seed = manifest["model"], manifest["seeds"]["base"]
-    name = model["name"]
+    name = model.get("name")
     trainer, git = manifest.get("parts", {}).get("trainer"), manifest.get("git")
     if trainer is not None:
         return f"its weights were not trained: {trainer}"
@@ -253,13 +253,15 @@ def refusal(manifest: Mapping[str, Any], tasks: Sequence[str], frozen: Frozen) -
 
 
 def unrelated(commits: Iterable[str], tag: str, source: Path = SOURCE) -> list[str] | None:
-    """Which of the commits are neither the tag's nor its descendants.
+    """Which of the commits are neither the freeze's nor its descendants.
 
-    None where that cannot be told: no git, `source` not in a checkout of its own, no such tag, or a shallow clone.
+    The freeze's commit is the tag's, or where there is no such tag (clones may lack it) the last that changed
+    frozen.json. None where neither is there, or git cannot tell: not a checkout of `source` itself, a shallow clone.
     """
     if _git(source, "ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None
     tagged = _git(source, "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}")
+    tagged = tagged or _git(source, "log", "-1", "--format=%H", "--", f"{PATH.parent.name}/{PATH.name}") or None
     if tagged is None or _git(source, "rev-parse", "--is-shallow-repository") != "false":
         return None
 

@@ -105,7 +105,7 @@ def draw_cells(name: str, cells: tuple[Cell, ...], draw: int, split: Split) -> T
     return Task(name, split, _both_splits(name, cells, draw)[split])
 
 
-@lru_cache(maxsize=8)  # whoever asks for one split asks for the other next, or for the set's levels
+@lru_cache(maxsize=32)  # whoever asks for one split asks for the other next, or for a level of the set
 def _both_splits(name: str, cells: tuple[Cell, ...], draw: int) -> dict[Split, tuple[Question, ...]]:
     seen: set[str] = set()
     sets: dict[Split, tuple[Question, ...]] = {}
