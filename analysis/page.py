@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from analysis.arms import ROOT, read_arms
-from analysis.claims import evaluate_claims, read_file
+from analysis.claims import evaluate_claims, first_majority, read_file
+from analysis.claims import markdown as judged_markdown
 from analysis.compare import flattened
 from analysis.findings import Judge, Judged, read_findings
 from analysis.findings import table as findings_table
@@ -89,6 +91,16 @@ def _judged_claims(study: Study) -> pd.DataFrame:
         if name in content.arms and run in study.foreign:
             raise UserError(f"{run}: not a record of the frozen laboratory: {study.foreign[run]}")
     return evaluate_claims(study, content.claims, content.arms)
+
+
+def claims_markdown(study: Study) -> str:
+    """The confirmatory claims as a table, or why they are not judged here."""
+    try:
+        verdicts, content = _judged_claims(study), read_file()
+        arms = replace(study, runs=study.runs[study.runs["name"].isin(content.arms)])
+        return judged_markdown(verdicts, first_majority(arms), content.claims)
+    except UserError as error:
+        return f"Not judged here: {error}\n"
 
 
 def confirmed(study: Study) -> dict[str, Judged]:

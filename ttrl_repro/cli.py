@@ -96,8 +96,15 @@ def report(
     out: Annotated[Path, typer.Option(help="the page")] = Path("report.html"),
     figures: Annotated[Path | None, typer.Option(help="folder of pictures and tables to show")] = None,
     browse: Annotated[list[str] | None, typer.Option(help="run whose questions can be browsed (repeat it)")] = None,
+    wandb: Annotated[str | None, typer.Option(help="ENTITY/PROJECT: a W&B Report instead of the page")] = None,
+    push: Annotated[bool, typer.Option("--push", help="with --wandb: send it, not only build and validate it")] = False,
 ) -> None:
     """One HTML page of many runs, without network: claims, findings, tables, figures, curves, questions."""
+    if wandb is not None:
+        from analysis.wandb_report import publish
+
+        print("\n".join(publish(records, wandb, push)))
+        return
     from analysis.page import write_page
 
     write_page(records, out, figures, browse)
