@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ttrl_repro.errors import UserError
-from ttrl_repro.records import Record, keep_compact, read_jsonl
+from ttrl_repro.records import Record, keep_all, keep_compact, read_eval, read_jsonl
 
 VOTE = {
     "question_id": "q", "label": "1", "label_key": "1", "top_count": 3, "second_count": 1, "gold_count": None,
@@ -132,3 +132,33 @@ def test_a_compact_record_has_what_figures_need(record, tmp_path):
     }  # fmt: skip
     with pytest.raises(UserError, match="is not empty"):
         keep_compact(record.folder, tmp_path / "kept")
+
+
+def test_the_finished_of_many_are_kept_once(tmp_path, experiment):
+    for place in ("votes/runs/a", "confirm/arm/r0", "votes/attempts/1/b", "votes/runs/c"):
+        record = Record.create(tmp_path / "runs" / place, experiment, {})
+        add(record, 1)
+        record.write_eval(0, [])
+        if not place.endswith("c"):
+            record.close("finished")
+    target = tmp_path / "kept"
+    assert keep_all(tmp_path / "runs", target) == (2, 0)
+    assert sorted(str(path.parent.relative_to(target)) for path in target.rglob("manifest.json")) == [
+        "confirm/arm/r0",
+        "votes/a",
+    ]
+    assert keep_all(tmp_path / "runs", target) == (0, 2)
+    with pytest.raises(UserError, match="no finished record here"):
+        keep_all(tmp_path / "none", tmp_path / "other")
+
+
+def test_a_compact_evaluation_has_keys_and_no_answers(record, tmp_path):
+    add(record, 1)
+    row = {"step": 0, "task": "t", "split": "train", "protocol": "sampled", "temperature": 0.6, "top_p": 0.95}
+    row |= {"question_id": "q", "sample": 0, "answer": "7", "key": "7", "gold_key": "7", "tokens": 3, "finished": True}
+    record.write_eval(0, [row])
+    record.close("finished")
+    keep_compact(record.folder, tmp_path / "kept")
+    (kept,) = read_eval(tmp_path / "kept")
+    (before,) = read_eval(record.folder)
+    assert kept == {**before, "answer": None}

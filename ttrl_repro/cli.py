@@ -243,14 +243,21 @@ def bases(
 
 @app.command()
 def keep(
-    record: Annotated[Path, typer.Argument(help="folder of a finished run")],
+    record: Annotated[Path, typer.Argument(help="folder of a finished run, or of many")],
     folder: Annotated[Path, typer.Argument(help="where the compact record goes, as paper_figures/data/demo/r0")],
 ) -> None:
-    """Copy a run's compact record: all that figures need, without sampled texts and checkpoints."""
-    from ttrl_repro.records import keep_compact
+    """Copy a run's compact record: all that figures need, without sampled texts and checkpoints.
 
-    keep_compact(record, folder)
-    print(f"compact record: {folder}")
+    Of a folder of many: those that are finished and not there yet.
+    """
+    from ttrl_repro.records import keep_all, keep_compact
+
+    if (record / "manifest.json").is_file():
+        keep_compact(record, folder)
+        print(f"compact record: {folder}")
+    else:
+        copied, before = keep_all(record, folder)
+        print(f"compact records: {folder}, {copied} copied, {before} there before")
 
 
 @app.command("sync")

@@ -38,6 +38,7 @@ from ttrl_repro.config import Experiment
 from ttrl_repro.errors import UserError
 
 SCHEMA_VERSION = 1
+HARD = 19  # zstd level of records that are kept for good
 PACKAGES = (
     "ttrl-repro",
     "torch",
@@ -287,7 +288,8 @@ def read_eval(folder: Path) -> list[dict[str, Any]]:
 def keep_compact(source: Path, target: Path) -> None:
     """Copy what figures and tables are made from: no sampled texts, checkpoints, timings or W&B files.
 
-    The copy is made to be shared: absolute paths in its `command` are cut to their last part.
+    The copy is made to be shared: absolute paths in its `command` are cut to their last part. It is compressed harder,
+    and evaluations have no `answer`, which takes as much room as `key`, which is what is counted.
     Raises UserError unless `source` is a finished run and `target` is free.
     """
     manifest = Record.reopen(source).manifest
@@ -298,9 +300,36 @@ def keep_compact(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     command = [Path(part).name if os.path.isabs(part) else part for part in manifest["command"]]
     write_atomic(target / "manifest.json", json.dumps({**manifest, "command": command}, indent=2) + "\n")
-    for name in ("config.yaml", "metrics.jsonl", "votes.parquet"):
+    for name in ("config.yaml", "metrics.jsonl"):
         shutil.copyfile(source / name, target / name)
-    shutil.copytree(source / "eval", target / "eval", dirs_exist_ok=True)
+    write_table(target / "votes.parquet", pq.read_table(source / "votes.parquet"), HARD)
+    (target / "eval").mkdir(exist_ok=True)
+    for part in sorted((source / "eval").glob("step-*.parquet")):
+        table = pq.read_table(part, schema=EVAL)
+        none = pa.nulls(len(table), EVAL.field("answer").type)
+        write_table(target / "eval" / part.name, table.set_column(EVAL.get_field_index("answer"), "answer", none), HARD)
+
+
+def keep_all(source: Path, target: Path) -> tuple[int, int]:
+    """`keep_compact` of every finished record below `source` that `target` does not have yet.
+
+    Paths stay but for a sweep's folder `runs`; its `attempts` are left out. Returns how many were copied, and how many
+    were there before. Raises UserError if there is none.
+    """
+    copied = before = 0
+    for path in sorted(path.parent for path in source.rglob("manifest.json")):
+        parts = path.relative_to(source).parts
+        if "attempts" in parts or Record.reopen(path).manifest["state"] != "finished":
+            continue
+        place = target.joinpath(*(part for part in parts if part != "runs"))
+        if (place / "manifest.json").is_file():
+            before += 1
+        else:
+            keep_compact(path, place)
+            copied += 1
+    if not copied and not before:
+        raise UserError(f"{source}: no finished record here")
+    return copied, before
 
 
 def refuse_occupied(folder: Path, experiment: Experiment) -> None:
@@ -338,10 +367,10 @@ def write_rows(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
     write_table(path, pa.Table.from_pylist([dict(row) for row in rows], schema=schema))
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a parquet file atomically."""
+def write_table(path: Path, table: pa.Table, level: int | None = None) -> None:
+    """Write a parquet file atomically, compressed by zstd (at its default level)."""
     temporary = path.with_name(f".{path.name}.partial")
-    pq.write_table(table, temporary, compression="zstd")
+    pq.write_table(table, temporary, compression="zstd", compression_level=level)
     temporary.replace(path)
 
 

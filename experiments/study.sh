@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# The study: the confirmatory arms, replicate by replicate, then every sweep, by two agents each. Safe to stop and start
+# again: finished runs are kept, others resumed. Bases that are not shipped are pretrained first, one after another.
+#
+#   experiments/study.sh FOLDER [SWEEP ...]       SWEEP: names in sweeps/; without any: all of it, confirmatory arms first
+#   ttrl keep FOLDER paper_figures/data/study     keeps what figures need of what has finished
+set -euo pipefail
+folder=${1:?usage: experiments/study.sh FOLDER [SWEEP ...]}
+shift
+here=$(dirname "$0")
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+mkdir -p "$folder"
+base() {
+    local log="$folder/base-$1-$2.log"
+    ttrl pretrain "$1" --seed "$2" 2>"$log" || grep -q "is not empty" "$log" || { tail -3 "$log" >&2 && return 1; }
+}
+
+if [ $# -eq 0 ]; then
+    for seed in 1 2; do base mini-s "$seed"; done
+    for replicate in 0 1 2 3 4 5 6 7 8 9; do
+        JOBS=2 REPLICATES=$replicate "$here/replicates.sh" "$folder/confirm" "$here"/confirm/*.yaml -- \
+            "seeds.base=$((replicate % 3))"
+    done
+    set -- size-30 rewards lucky-hit algorithm noisy-oracle votes failures-equal-samples failures-equal-updates levels \
+        transfer transfer-83 size-83 choice long transfer-500 size-500
+fi
+for sweep in "$@"; do
+    for size in mini-xs mini-s mini-m; do # a sweep that names no size is of mini-xs (experiments/study.yaml)
+        file=$here/../sweeps/$sweep.yaml
+        if grep -q "$size" "$file" || { [ $size = mini-xs ] && ! grep -q "model:" "$file"; }; then
+            for seed in 1 2; do base "$size" "$seed"; done
+        fi
+    done
+    ttrl sweep run "$here/../sweeps/$sweep.yaml" --agents 2 --folder "$folder/$sweep"
+done
