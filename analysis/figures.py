@@ -1,7 +1,8 @@
 """What every figure and table script shares: the study's runs by arm, estimates over replicates, files with a sidecar.
 
 A script has NAME, ARMS (the arms that it draws) and `draw(runs) -> (figure, table)`; `table` holds the drawn numbers.
-`python paper_figures/NAME.py` writes NAME.pdf, .png, .csv and .json, the sidecar: which runs, cells and commits.
+`python paper_figures/NAME.py` writes NAME.pdf, .png, .csv and .json, the sidecar: which runs, cells and commits. The
+script of a table gives markdown in place of a figure, which is written to NAME.md in place of pictures.
 """
 
 from __future__ import annotations
@@ -38,6 +39,23 @@ class Missing(Exception):
 
     def __str__(self) -> str:
         return f"no finished runs of {', '.join(self.arms)}"
+
+
+def grid(found: pd.DataFrame, rows: Sequence[str], heading: str, titles: Mapping[str, str]) -> str:
+    """Markdown of `Runs.table`: a row per arm (its name in `rows`, in order), a column per measure (its title).
+
+    Where there are replicates, intervals; gains with a sign; the number of runs in the second column.
+    """
+    lines = [f"| {heading} | n | {' | '.join(titles.values())} |", "|---" * (2 + len(titles)) + "|"]
+    for name, (_, group) in zip(rows, found.groupby("arm", sort=False), strict=True):
+        cells = []
+        for measure in titles:
+            row = group[group["measure"] == measure].iloc[0]
+            sign = "+" if measure == "gain" or measure.endswith("_part") else ""
+            interval = "" if np.isnan(row["low"]) else f" [{row['low']:{sign}.3f}, {row['high']:{sign}.3f}]"
+            cells.append(f"{row['value']:{sign}.3f}{interval}")
+        lines.append(f"| {name} | {group['n'].iloc[0]} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 class Runs:
@@ -111,14 +129,20 @@ class Runs:
         return out
 
 
-Draw = Callable[[Runs], tuple[Figure, pd.DataFrame]]
+Draw = Callable[[Runs], tuple[Figure | str, pd.DataFrame]]
 
 
 def write(name: str, arms: Sequence[str], draw: Draw, runs: Runs, out: Path) -> list[Path]:
-    """Draw a figure and write its files; returns their paths. Raises Missing."""
+    """Draw a figure, or make a table, and write its files; returns their paths. Raises Missing."""
     runs.require(arms)
-    figure, table = draw(runs)
-    paths = save(figure, table, out, name)
+    drawn, table = draw(runs)
+    if isinstance(drawn, str):
+        out.mkdir(parents=True, exist_ok=True)
+        paths = [out / f"{name}.md", out / f"{name}.csv"]
+        paths[0].write_text(drawn)
+        table.to_csv(paths[1], index=False, float_format="%.6g", lineterminator="\n")
+    else:
+        paths = save(drawn, table, out, name)
     paths.append(out / f"{name}.json")
     paths[-1].write_text(
         json.dumps({"script": f"paper_figures/{name}.py", "arms": runs.sidecar(arms)}, indent=1) + "\n"

@@ -34,8 +34,14 @@ def drawn(runs, tmp_path_factory):
 
 def test_every_figure_can_be_drawn_and_has_its_numbers_and_its_runs_beside_it(drawn, runs):
     names = scripts()
-    assert len(names) >= 16
-    assert {path.name for path in drawn.iterdir()} == {f"{n}.{e}" for n in names for e in ("pdf", "png", "csv", "json")}
+    pictures = {name for name in names if not name.startswith("table_")}
+    assert len(pictures) >= 16
+    assert len(names) - len(pictures) >= 4
+    assert {path.name for path in drawn.iterdir()} == {
+        f"{name}.{ending}"
+        for name in names
+        for ending in ("csv", "json", *(("pdf", "png") if name in pictures else ("md",)))
+    }
     known = set(runs.study.runs["run"])
     for name, module in names.items():
         assert len(pd.read_csv(drawn / f"{name}.csv")), name
@@ -52,6 +58,18 @@ def test_a_figure_s_numbers_are_the_runs(drawn, runs):
     assert (found["n"], found["value"]) == (2, pytest.approx(np.mean(values), rel=1e-4))
     half = 12.7062 * np.std(values, ddof=1) / np.sqrt(2)
     assert found["high"] - found["value"] == pytest.approx(half, rel=1e-3, abs=1e-5)
+
+
+def test_tables_have_a_row_per_arm_and_their_csv_the_same_numbers(drawn, runs):
+    lines = (drawn / "table_main.md").read_text().splitlines()
+    assert len(lines) == 2 + 10
+    table = pd.read_csv(drawn / "table_main.csv").set_index(["arm", "measure"])
+    assert f"| {table.loc[('m-500', 'avg'), 'value']:.3f} [" in next(
+        line for line in lines if "mini-500, mini-m" in line
+    )
+    levels = pd.read_csv(drawn / "table_levels.csv").set_index(["arm", "measure"])
+    assert levels.loc[("level-long", "together"), "n"] == 2
+    assert (drawn / "table_findings.md").read_text().count("\n| ") > 60
 
 
 def test_curves_are_means_over_replicates_to_where_the_first_ends(runs):

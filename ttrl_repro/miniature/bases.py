@@ -46,7 +46,7 @@ SHOWN = 0.6  # the temperature of the table's columns, but for those that name a
 
 # A statistic may differ from the reference by one of these, plus (for other weights) half the width of the reference's
 # interval over questions: the first is for a change that all questions share, the second for questions that turn right
-# or wrong one by one. PROVISIONAL: to be set from bases that were made twice with other rounding.
+# or wrong one by one. What bases that were made again differed by is in docs/bases.md.
 OTHER_WEIGHTS = 0.03
 SAME_WEIGHTS = 0.01  # the same base: only samples whose uniform number lies on an edge differ
 

@@ -1,0 +1,24 @@
+"""Every claim of the paper, of its critics, and of the paper about itself, with its verdict here."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.arms import read_arms
+from analysis.figures import Runs, script
+from analysis.findings import Judge, markdown, quantities_of, read_findings, table
+from analysis.page import confirmed
+
+NAME = "table_findings"
+ARMS = tuple(dict.fromkeys(q.arm for f in read_findings() for one in f.evidence for q in quantities_of(one)))
+
+
+def draw(runs: Runs) -> tuple[str, pd.DataFrame]:
+    """A row per claim, in the order of analysis/findings.yaml."""
+    judge = Judge(runs.study, read_arms(), confirmed(runs.study))
+    found = table(judge, read_findings())
+    return markdown(found), found
+
+
+if __name__ == "__main__":
+    script(NAME, ARMS, draw)

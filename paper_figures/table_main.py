@@ -1,0 +1,31 @@
+"""Table 1: base and TTRL by size and task, with the baselines that a gain has to be seen beside."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.figures import Runs, grid, script
+
+NAME = "table_main"
+ARMS = (*(f"{size}-{task}" for task in ("30", "83", "500") for size in ("xs", "s", "m")), "s-choice")
+TITLES = {
+    "base_greedy": "base greedy",
+    "base_avg": "base avg@16",
+    "base_best_avg": "base avg@16, best T",
+    "base_best_maj": "base maj@64, best T",
+    "avg": "TTRL avg@16",
+    "greedy": "TTRL greedy",
+    "maj": "TTRL maj@64",
+    "gain": "gain in avg@16",
+}
+
+
+def draw(runs: Runs) -> tuple[str, pd.DataFrame]:
+    """A row per task and base: means and 95 % t intervals over replicates (base seed, questions, RL seed)."""
+    table = runs.table([(arm, measure, {}) for arm in ARMS for measure in TITLES])
+    names = [f"{runs.arms[arm].task}, {runs.arms[arm].model}" for arm in ARMS]
+    return grid(table, names, "task, base", TITLES), table
+
+
+if __name__ == "__main__":
+    script(NAME, ARMS, draw)
