@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 import pandas as pd
 from pydantic import Field, ValidationError
 
-from analysis.load import Study
+from analysis.claims import seeds_of
+from analysis.load import Study, rows_of
 from ttrl_repro.config import Experiment, describe, experiment_from, read_experiment
 from ttrl_repro.errors import UserError
 from ttrl_repro.parts import Strict
@@ -27,10 +29,14 @@ PATH = Path(__file__).with_name("arms.yaml")
 
 
 class Arm(Strict):
-    """An experiment file (from the project's folder), and the fields that differ from it, as `rollout.votes: 4`."""
+    """An experiment file (from the project's folder), and the fields that differ from it, as `rollout.votes: 4`.
+
+    replicates: how many are planned; replicate r has the seeds `analysis.claims.seeds_of(r)`. No other run counts.
+    """
 
     file: Path = Path("experiments/study.yaml")
     set: dict[str, Any] = Field(default_factory=dict)
+    replicates: int = Field(3, ge=1, le=DEVELOPMENT_DRAWS)
 
     def experiment(self) -> Experiment:
         """The config of its runs. Raises UserError as `load_experiment`."""
@@ -50,30 +56,48 @@ def _content(path: Path) -> dict[str, Any]:
     return read_experiment(path)
 
 
-def read_arms(path: Path = PATH) -> dict[str, Experiment]:
-    """The config of every arm, by its name. Raises UserError for a bad file, or if two arms are one cell."""
+@dataclass(frozen=True)
+class Planned:
+    """An arm's config, and how many replicates of it are planned."""
+
+    experiment: Experiment
+    replicates: int
+
+
+def read_arms(path: Path = PATH) -> dict[str, Planned]:
+    """Every arm by its name. Raises UserError for a bad file, or if two arms are one cell."""
     try:
         arms = Arms.model_validate(read_yaml(path, "arms")).arms
     except ValidationError as error:
         raise UserError(f"{path}: {describe(error, Arms)}") from error
-    found: dict[str, Experiment] = {}
+    found: dict[str, Planned] = {}
     cells: dict[str, str] = {}
     for name, arm in arms.items():
         try:
-            found[name] = arm.experiment()
+            found[name] = Planned(arm.experiment(), arm.replicates)
         except UserError as error:
             raise UserError(f"{path}: arm {name}: {error}") from error
-        other = cells.setdefault(found[name].cell_hash(), name)
+        other = cells.setdefault(found[name].experiment.cell_hash(), name)
         if other != name:
             raise UserError(f"{path}: arms {other} and {name} are the same cell")
     return found
 
 
-def runs_of(study: Study, arms: Mapping[str, Experiment]) -> pd.DataFrame:
-    """The study's finished runs of these arms, on the study's own draws, with `arm` in front; in the arms' order."""
-    names = {experiment.cell_hash(): name for name, experiment in arms.items()}
-    runs = study.runs[(study.runs["state"] == "finished") & (study.runs["seed_draw"] < DEVELOPMENT_DRAWS)]
-    runs = runs.assign(arm=runs["cell"].map(names))
-    runs = runs[runs["arm"].notna()]
-    ranked = runs.assign(rank=runs["arm"].map({name: i for i, name in enumerate(arms)}))
-    return ranked.sort_values(["rank", "seed_draw", "run"]).drop(columns="rank")
+def runs_of(study: Study, arms: Mapping[str, Planned]) -> pd.DataFrame:
+    """The study's finished runs of these arms, with `arm` in front, in the arms' order.
+
+    Only planned replicates: nobody can add runs until a number pleases. Runs that are not of the frozen laboratory are
+    left out (`Study.foreign` names them).
+    """
+    names = {arm.experiment.cell_hash(): name for name, arm in arms.items()}
+    planned = {name: {seeds_of(r) for r in range(arm.replicates)} for name, arm in arms.items()}
+    rows = []
+    for run in rows_of(study.runs):
+        name = names.get(run["cell"])
+        seeds = (run["seed_base"], run["seed_draw"], run["seed_rl"])
+        if name is None or run["state"] != "finished" or run["run"] in study.foreign or seeds not in planned[name]:
+            continue
+        rows.append({"arm": name, **run})
+    rank = {name: i for i, name in enumerate(arms)}
+    rows.sort(key=lambda run: (rank[run["arm"]], run["seed_draw"]))
+    return pd.DataFrame(rows, columns=["arm", *study.runs.columns])

@@ -47,12 +47,14 @@ SHIPPED = Path(str(resources.files("ttrl_repro.miniature") / "weights"))
 
 @dataclass(frozen=True)
 class Kind:
-    """Runs of a sweep that share model and task. steps: their mean, in steps of as many samples as a measured run's."""
+    """Runs of a sweep that share model and task. steps: their mean, in steps of as many samples as a measured run's.
+    evaluated: questions that they evaluate, of those of a run that evaluates its own and fresh ones."""
 
     model: str
     task: str
     runs: int
     steps: float
+    evaluated: float = 1.0
 
 
 def share_of(experiment: Experiment, questions: int) -> float:
@@ -115,12 +117,16 @@ def kinds_of(sweep: Path) -> list[Kind]:
     if read.method != "grid":
         raise UserError(f"{sweep}: a search's cells are not known beforehand; give experiment, steps and runs")
     steps: dict[tuple[str, str], list[float]] = {}
+    evaluated: dict[tuple[str, str], float] = {}
     for cell in read.cells():
         experiment = cell.experiment
         questions = len(load_task(experiment.task).questions)
         full = experiment.train.steps * share_of(experiment, questions)
-        steps.setdefault((experiment.model, experiment.task), []).append(full)
-    return [Kind(*where, len(each), sum(each) / len(each)) for where, each in steps.items()]
+        where = (experiment.model, experiment.task)
+        steps.setdefault(where, []).append(full)
+        others = sum(len(load_task(task).questions) for task in experiment.evaluate.tasks)
+        evaluated[where] = 1 + others / (2 * questions)
+    return [Kind(*where, len(each), sum(each) / len(each), evaluated[where]) for where, each in steps.items()]
 
 
 class Plan(Strict):
@@ -254,7 +260,7 @@ def table(
             for kind in own:
                 times = estimated(kind.model, kind.task, measured)
                 what = f"{kind.model} | {kind.task} | {kind.runs} | {kind.steps:.0f}"
-                seconds = times.step * kind.steps + times.beside
+                seconds = times.step * kind.steps + times.beside * kind.evaluated
                 cells.append((what, "" if times.runs else "~", kind.runs, seconds, AT_A_TIME))
         for what, mark, count, seconds, at_a_time in cells:
             took = seconds * count / at_a_time / 3600

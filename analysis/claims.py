@@ -491,6 +491,32 @@ def code_line(runs: pd.DataFrame, tag: str) -> str:
     return f"Made at {tag} or later, by git: {len(named)} of {len(commits)} records{unchecked}."
 
 
+def preregistered(study: Study, path: Path = PATH) -> tuple[pd.DataFrame, pd.DataFrame, Claims, str]:
+    """The study's own claims judged on a study: verdicts, `first_majority` of the runs that count, the claims, and
+    what git says of the code (`code_line`).
+
+    Raises UserError if the claims are not as frozen, if a run of an arm is not of the frozen laboratory or was made
+    with other code, and as `evaluate_claims`.
+    """
+    content, frozen = read_file(path), laboratory.read()
+    if laboratory.claims_hash(path) != frozen.claims:
+        raise UserError(f"{path}: these are not the claims of the freeze {frozen.tag}: they were changed since")
+    arms = replace(study, runs=study.runs[study.runs["name"].isin(content.arms)])
+    for run in arms.runs["run"]:
+        if run in study.foreign:
+            raise UserError(f"{run}: not a record of the frozen laboratory: {study.foreign[run]}")
+    line = code_line(arms.runs, frozen.tag)
+    verdicts = evaluate_claims(arms, content.claims, content.arms)
+    return verdicts, first_majority(_counted(arms, content)), content, line
+
+
+def _counted(study: Study, content: Claims) -> Study:
+    """The study with the runs alone that are a replicate of the claims."""
+    replicates = {seeds_of(replicate) for replicate in range(max(claim.replicates for claim in content.claims))}
+    seeds = zip(study.runs["seed_base"], study.runs["seed_draw"], study.runs["seed_rl"], strict=True)
+    return replace(study, runs=study.runs[[of_run in replicates for of_run in seeds]])
+
+
 def report(folder: Path, path: Path = PATH) -> str:
     """The markdown of the claims in `path` on the records in `folder`, which must be of the frozen laboratory.
 
@@ -506,8 +532,6 @@ def report(folder: Path, path: Path = PATH) -> str:
     study = load(folder, frozen=True)
     lines.append(code_line(study.runs, frozen.tag))
     verdicts = evaluate_claims(study, content.claims, content.arms)
-    replicates = {seeds_of(replicate) for replicate in range(max(claim.replicates for claim in content.claims))}
-    seeds = zip(study.runs["seed_base"], study.runs["seed_draw"], study.runs["seed_rl"], strict=True)
-    counted = replace(study, runs=study.runs[[of_run in replicates for of_run in seeds]])
+    counted = _counted(study, content)
     head = "".join(f"{line}\n\n" for line in lines)
     return head + markdown(verdicts, first_majority(counted), content.claims)

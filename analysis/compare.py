@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,14 @@ import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from analysis.figures import estimated
 from analysis.load import Study, load, rows_of
 from analysis.measures import Measurements, Quantity
 from ttrl_repro.config import Experiment
 from ttrl_repro.errors import UserError
 from ttrl_repro.report import console
-from ttrl_repro.stats import Estimate, replicates_interval
 
 Seeds = tuple[int, int, int]
 # title -> measure and when; the base's first, then what training made of it, then training itself.
@@ -37,6 +39,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     "entropy, last": ("entropy", "last"),
 }
 DIFFERENCE = "avg - avg of the first"
+SAME = ("questions", "model", "weights", "protocol")  # of runs whose difference is taken
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,8 @@ def config_differences(experiments: Sequence[Experiment]) -> pd.DataFrame:
 def outcomes(sides: Sequence[Side]) -> pd.DataFrame:
     """A row per measure of SHOWN and side: title, side (its place), n, value, low, high over its runs.
 
-    What a side's records lack (no true labels, no such metric) is left out. Last DIFFERENCE, of sides that share
-    replicates with the first one: paired on them.
+    A run that lacks a measure (no true labels, no such metric) does not count in it, which n says. Last DIFFERENCE, of
+    sides that share replicates with the first one, on the same questions and bases: paired on them.
     """
     rows: list[list[Any]] = []
     averages: list[dict[Seeds, float]] = []
@@ -100,29 +103,30 @@ def outcomes(sides: Sequence[Side]) -> pd.DataFrame:
         averages.append({})
         for title, (measure, at) in SHOWN.items():
             quantity = Quantity.model_validate({"arm": side.name, "measure": measure, "at": at})
-            try:
-                values = {_seeds(run): measurements.of(run, quantity) for run in side.runs}
-            except UserError:  # absent, not zero
-                continue
-            rows.append([title, place, *_estimated(np.array(list(values.values())))])
+            values: dict[Seeds, float] = {}
+            for run in side.runs:
+                with contextlib.suppress(UserError):  # absent, not zero
+                    values[_seeds(run)] = measurements.of(run, quantity)
+            if values:
+                rows.append([title, place, *estimated(list(values.values()))])
             if title == "avg":
                 averages[place] = values
     for place, values in enumerate(averages[1:], start=1):
         shared = sorted(values.keys() & averages[0].keys())
-        if shared:
+        if shared and _comparable(sides[0], sides[place], shared):
             differences = np.array([values[seeds] - averages[0][seeds] for seeds in shared])
-            rows.append([DIFFERENCE, place, *_estimated(differences)])
+            rows.append([DIFFERENCE, place, *estimated(differences)])
     return pd.DataFrame(rows, columns=["title", "side", "n", "value", "low", "high"])
+
+
+def _comparable(one: Side, other: Side, shared: Sequence[Seeds]) -> bool:
+    """Whether paired runs have the same questions, base and protocol, so that their difference is one of training."""
+    runs = [{_seeds(run): run for run in side.runs} for side in (one, other)]
+    return all(runs[0][seeds][name] == runs[1][seeds][name] for seeds in shared for name in SAME)
 
 
 def _seeds(run: Mapping[str, Any]) -> Seeds:
     return run["seed_base"], run["seed_draw"], run["seed_rl"]
-
-
-def _estimated(values: np.ndarray) -> tuple[int, float, float, float]:
-    found: Estimate = replicates_interval(values)
-    alone = len(values) < 2
-    return len(values), found.value, np.nan if alone else found.low, np.nan if alone else found.high
 
 
 def print_comparison(paths: Sequence[Path], out: Console | None = None) -> None:
@@ -132,7 +136,7 @@ def print_comparison(paths: Sequence[Path], out: Console | None = None) -> None:
     sides, out = [read_side(path) for path in paths], out or console()
     for place, side in enumerate(sides):
         count = len(side.runs)
-        out.print(f"{place}: {side.name}, {count} run{'s' * (count != 1)}", highlight=False)
+        out.print(Text(f"{place}: {side.name}, {count} run{'s' * (count != 1)}"))
     differences = config_differences([side.experiment for side in sides])
     if differences.empty:
         out.print("\nconfigs are the same but for seeds and names", highlight=False)
@@ -152,7 +156,8 @@ def print_comparison(paths: Sequence[Path], out: Console | None = None) -> None:
 
 def _cell(row: Mapping[str, Any], signed: bool) -> str:
     sign = "+" if signed else ""
-    interval = "" if np.isnan(row["low"]) else f" [{row['low']:{sign}.3f}, {row['high']:{sign}.3f}]"
+    count = f" (n = {row['n']})" if row["n"] > 1 else ""
+    interval = count if np.isnan(row["low"]) else f" [{row['low']:{sign}.3f}, {row['high']:{sign}.3f}]{count}"
     return f"{row['value']:{sign}.3f}{interval}"
 
 
@@ -161,5 +166,5 @@ def _rich(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     for heading in headings:
         table.add_column(heading)
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(Text(str(cell)) for cell in row))  # a prompt may hold what rich takes for markup
     return table

@@ -7,6 +7,7 @@ script of a table gives markdown in place of a figure, which is written to NAME.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +19,13 @@ import pandas as pd
 import typer
 from matplotlib.figure import Figure
 
-from analysis.arms import read_arms, runs_of
+from analysis.arms import Planned, read_arms, runs_of
 from analysis.load import Study, load, rows_of
 from analysis.measures import Measurements, Quantity
 from analysis.style import save
 from ttrl_repro.config import Experiment
 from ttrl_repro.errors import UserError, in_one_line
-from ttrl_repro.stats import Estimate, replicates_interval
+from ttrl_repro.stats import replicates_interval
 
 FOLDER = Path(__file__).resolve().parent.parent / "paper_figures"
 RECORDS = FOLDER / "data" / "study"
@@ -51,27 +52,40 @@ def grid(found: pd.DataFrame, rows: Sequence[str], heading: str, titles: Mapping
         cells = []
         for measure in titles:
             row = group[group["measure"] == measure].iloc[0]
-            sign = "+" if measure == "gain" or measure.endswith("_part") else ""
+            sign = "+" if measure.endswith("gain") or measure.endswith("_part") else ""
             interval = "" if np.isnan(row["low"]) else f" [{row['low']:{sign}.3f}, {row['high']:{sign}.3f}]"
             cells.append(f"{row['value']:{sign}.3f}{interval}")
         lines.append(f"| {name} | {group['n'].iloc[0]} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
+def estimated(values: Sequence[float] | np.ndarray) -> tuple[int, float, float, float]:
+    """n, mean, and the bounds of the 95 % t interval over replicates: NaN of one alone."""
+    found, n = replicates_interval(np.asarray(values, dtype=float)), len(values)
+    return (n, found.value, found.low, found.high) if n > 1 else (n, found.value, np.nan, np.nan)
+
+
 class Runs:
     """The finished runs of a study by arm, and their measures."""
 
-    def __init__(self, study: Study, arms: Mapping[str, Experiment]) -> None:
-        self.study, self.arms = study, arms
+    def __init__(self, study: Study, arms: Mapping[str, Planned]) -> None:
+        self.study, self.planned = study, arms
         self.measurements = Measurements(study)
         self._runs: dict[str, dict[Seeds, Mapping[str, Any]]] = {name: {} for name in arms}
         for run in rows_of(runs_of(study, arms)):
             self._runs[run["arm"]][run["seed_base"], run["seed_draw"], run["seed_rl"]] = run
 
+    def config(self, arm: str) -> Experiment:
+        """An arm's config."""
+        return self.planned[arm].experiment
+
+    def has(self, arm: str) -> bool:
+        """Whether an arm has a run."""
+        return bool(self._runs[arm])
+
     def of(self, arm: str) -> dict[Seeds, Mapping[str, Any]]:
         """An arm's runs by base seed, draw and RL seed, in order of the draws. Raises Missing if there is none."""
-        if not self._runs[arm]:
-            raise Missing((arm,))
+        self.require((arm,))
         return dict(sorted(self._runs[arm].items(), key=lambda item: item[0][1]))
 
     def require(self, arms: Sequence[str]) -> None:
@@ -80,39 +94,49 @@ class Runs:
         if missing:
             raise Missing(missing)
 
+    def shared(self, arms: Sequence[str]) -> Runs:
+        """The same with those replicates alone that all of these arms have, so that arms compare.
+
+        Raises Missing, naming the arms, if there is none.
+        """
+        self.require(arms)
+        common = set.intersection(*(set(self._runs[arm]) for arm in arms))
+        if not common:
+            raise Missing(tuple(arms))
+        other = copy.copy(self)
+        other._runs = {
+            arm: {seeds: run for seeds, run in runs.items() if seeds in common} if arm in arms else runs
+            for arm, runs in self._runs.items()
+        }
+        return other
+
     def values(self, arm: str, measure: str, **where: Any) -> dict[Seeds, float]:
         """A measure (see `Quantity`) of every run of an arm."""
         quantity = Quantity.model_validate({"arm": arm, "measure": measure, **where})
         return {seeds: self.measurements.of(run, quantity) for seeds, run in self.of(arm).items()}
 
-    def estimate(self, arm: str, measure: str, **where: Any) -> Estimate:
-        """Its mean with the 95 % t interval over replicates."""
-        return replicates_interval(np.array(list(self.values(arm, measure, **where).values())))
+    def mean(self, arm: str, measure: str, **where: Any) -> float:
+        """Its mean over replicates."""
+        return float(np.mean(list(self.values(arm, measure, **where).values())))
 
     def curve(self, arm: str, metric: str) -> pd.DataFrame:
         """A metric of training over its steps: step, n, value, low, high over replicates; to where the first run ends.
 
-        A metric that is absent at some steps (as of wrong labels, where there are none) is averaged over the runs that
-        have it there.
+        Only steps at which every run has it: a metric that some lack, as of wrong labels where there are none, would
+        else turn because a run dropped out.
         """
         columns = [self.measurements.metric(run["run"], metric) for run in self.of(arm).values()]
-        end = min(run["steps_done"] for run in self.of(arm).values())
-        rows = []
-        for step in sorted({step for column in columns for step in column if step <= end}):
-            found = replicates_interval(np.array([column[step] for column in columns if step in column]))
-            n = sum(step in column for column in columns)
-            rows.append([step, n, found.value, found.low if n > 1 else np.nan, found.high if n > 1 else np.nan])
+        steps = sorted(set.intersection(*(set(column) for column in columns)))
+        rows = [[step, *estimated([column[step] for column in columns])] for step in steps]
         return pd.DataFrame(rows, columns=["step", "n", "value", "low", "high"])
 
     def table(self, rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> pd.DataFrame:
         """A row per (arm, measure, where): arm, measure, task, split, n, value, low, high (NaN of one run)."""
         out = []
         for arm, measure, where in rows:
-            values = np.array(list(self.values(arm, measure, **where).values()))
-            found, n = replicates_interval(values), len(values)
-            task = where.get("task", self.arms[arm].task)
-            bounds = (found.low, found.high) if n > 1 else (np.nan, np.nan)
-            out.append([arm, measure, task, where.get("split", "train"), n, found.value, *bounds])
+            task = where.get("task", self.config(arm).task)
+            found = estimated(list(self.values(arm, measure, **where).values()))
+            out.append([arm, measure, task, where.get("split", "train"), *found])
         return pd.DataFrame(out, columns=["arm", "measure", "task", "split", "n", "value", "low", "high"])
 
     def sidecar(self, arms: Sequence[str]) -> dict[str, Any]:
@@ -121,7 +145,7 @@ class Runs:
         for arm in arms:
             runs = list(self.of(arm).values())
             out[arm] = {
-                "cell": self.arms[arm].cell_hash(),
+                "cell": self.config(arm).cell_hash(),
                 "runs": [run["run"] for run in runs],
                 "commits": sorted({str(run["commit"]) for run in runs}),
                 "weights": sorted({str(run["weights"]) for run in runs}),
@@ -132,8 +156,13 @@ class Runs:
 Draw = Callable[[Runs], tuple[Figure | str, pd.DataFrame]]
 
 
-def write(name: str, arms: Sequence[str], draw: Draw, runs: Runs, out: Path) -> list[Path]:
-    """Draw a figure, or make a table, and write its files; returns their paths. Raises Missing."""
+def write(name: str, arms: Sequence[str], draw: Draw, runs: Runs, out: Path, optional: bool = False) -> list[Path]:
+    """Draw a figure, or make a table, and write its files; returns their paths. Raises Missing.
+
+    optional: the script says itself what it lacks, so that arms may be missing.
+    """
+    if optional:
+        arms = [arm for arm in arms if runs.has(arm)]
     runs.require(arms)
     drawn, table = draw(runs)
     if isinstance(drawn, str):
@@ -150,7 +179,7 @@ def write(name: str, arms: Sequence[str], draw: Draw, runs: Runs, out: Path) -> 
     return paths
 
 
-def script(name: str, arms: Sequence[str], draw: Draw) -> None:
+def script(name: str, arms: Sequence[str], draw: Draw, optional: bool = False) -> None:
     """The command line of a figure's script."""
 
     def main(
@@ -158,7 +187,7 @@ def script(name: str, arms: Sequence[str], draw: Draw) -> None:
         out: Annotated[Path, typer.Option(help="where its files go")] = FOLDER,
     ) -> None:
         try:
-            paths = write(name, arms, draw, Runs(load(records, frozen=True), read_arms()), out)
+            paths = write(name, arms, draw, Runs(load(records, frozen=True), read_arms()), out, optional)
         except Missing as missing:
             raise UserError(f"{records}: {missing}") from missing
         for path in paths:

@@ -16,16 +16,18 @@ Verdicts of a comparison:
   distribution;
 - `paper`: of the paper's own numbers, which have no interval: left - right is above `least` (or with
   `margin` within that), or not;
-- `confirmatory`: the verdict of that claim.
+- `confirmatory`: the verdict of that claim; with `opposite` supported and contradicted change places, for a statement
+  that the claim, if supported, refutes.
 
-insufficient: everything else, and fewer replicates than `replicates`. out of reach: what a miniature cannot say, with
-the reason.
+insufficient: everything else, and fewer replicates than `replicates`. A replicate that lacks a measure, as one without
+wrong labels has none of wrong labels, does not count; how many do is said. out of reach: what a
+miniature cannot say, with the reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -34,11 +36,12 @@ import pandas as pd
 from pydantic import Field, ValidationError, model_validator
 from scipy import stats as scipy_stats
 
-from analysis.arms import read_arms, runs_of
+from analysis.arms import Planned, read_arms, runs_of
 from analysis.load import Study, rows_of
 from analysis.measures import Measurements, Quantity
 from analysis.paper import Own, value_of
-from ttrl_repro.config import Experiment, describe
+from ttrl_repro import laboratory
+from ttrl_repro.config import describe
 from ttrl_repro.errors import UserError
 from ttrl_repro.parts import Strict
 from ttrl_repro.stats import LEVEL, replicates_interval
@@ -46,8 +49,9 @@ from ttrl_repro.yaml_files import read_yaml
 
 PATH = Path(__file__).with_name("findings.yaml")
 SUPPORTED, CONTRADICTED, INSUFFICIENT, OUT_OF_REACH = "supported", "contradicted", "insufficient", "out of reach"
+OPPOSITE = {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}
 REPLICATES = 3
-SOURCES = ("paper", "critics", "paper on itself")
+SOURCES = ("paper", "critics", "consistency")  # the last: of the paper's own numbers with one another
 Seeds = tuple[int, int, int]
 
 
@@ -108,10 +112,11 @@ class Paper(Strict):
 
 
 class Confirmatory(Strict):
-    """A claim of claims.yaml."""
+    """A claim of claims.yaml, or its opposite."""
 
     kind: Literal["confirmatory"]
     claim: str
+    opposite: bool = False
 
 
 Comparison = Annotated[
@@ -124,7 +129,7 @@ class Finding(Strict):
     """A claim: who says so and where, what the paper's number is, and how it is judged, or why it cannot be."""
 
     key: str = Field(pattern=r"^[a-z0-9-]+$")
-    source: Literal["paper", "critics", "paper on itself"]
+    source: Literal["paper", "critics", "consistency"]
     where: str = Field(min_length=1)
     statement: str = Field(min_length=1)
     number: str = ""
@@ -165,7 +170,7 @@ class Judged:
     verdict: str
 
 
-def read_findings(path: Path = PATH, arms: Mapping[str, Experiment] | None = None) -> tuple[Finding, ...]:
+def read_findings(path: Path = PATH, arms: Mapping[str, Planned] | None = None) -> tuple[Finding, ...]:
     """The findings of a file. Raises UserError naming file, finding and field, also for an arm that there is not."""
     try:
         findings = Findings.model_validate(read_yaml(path, "findings")).findings
@@ -198,7 +203,7 @@ def _side(side: Quantity | tuple[Quantity, ...] | None) -> tuple[Quantity, ...]:
 class Judge:
     """Judges findings on a study. claims: the verdict of every confirmatory claim, by its key."""
 
-    def __init__(self, study: Study, arms: Mapping[str, Experiment], claims: Mapping[str, Judged]) -> None:
+    def __init__(self, study: Study, arms: Mapping[str, Planned], claims: Mapping[str, Judged]) -> None:
         self._measurements = Measurements(study)
         self._claims = claims
         runs = runs_of(study, arms)
@@ -207,9 +212,16 @@ class Judge:
             self._runs[run["arm"]][run["seed_base"], run["seed_draw"], run["seed_rl"]] = run
 
     def values(self, quantity: Quantity) -> dict[Seeds, float]:
-        """A quantity of every replicate of its arm."""
-        runs = self._runs[quantity.arm]
-        return {seeds: self._measurements.of(run, quantity) for seeds, run in sorted(runs.items())}
+        """A quantity of every replicate of its arm that has it."""
+        values = {}
+        for seeds, run in sorted(self._runs[quantity.arm].items()):
+            try:
+                value = self._measurements.of(run, quantity)
+            except UserError:  # absent, not zero: the number of replicates that is reported says so
+                continue
+            if np.isfinite(value):
+                values[seeds] = value
+        return values
 
     def judge(self, finding: Finding) -> tuple[str, list[Judged]]:
         """The verdict of a finding, and of its comparisons."""
@@ -225,7 +237,12 @@ class Judge:
         if isinstance(comparison, Confirmatory):
             if comparison.claim not in self._claims:
                 raise UserError(f"no confirmatory claim {comparison.claim!r}")
-            return self._claims[comparison.claim]
+            found = self._claims[comparison.claim]
+            if not comparison.opposite:
+                return found
+            return replace(
+                found, what=f"{found.what}; here its opposite", verdict=OPPOSITE.get(found.verdict, found.verdict)
+            )
         if isinstance(comparison, Paper):
             return _of_the_paper(comparison)
         if isinstance(comparison, Spread):
@@ -341,9 +358,18 @@ def table(judge: Judge, findings: Sequence[Finding]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def changed() -> str | None:
+    """That the criteria are not those of the freeze; None if they are."""
+    frozen = laboratory.read()
+    if laboratory.findings_hash() == frozen.findings:
+        return None
+    return f"The criteria of the findings, or the arms, were changed since the freeze {frozen.tag}."
+
+
 def markdown(found: pd.DataFrame) -> str:
     """A row per finding: who says what, the paper's number, the verdict, and the evidence with its intervals."""
-    lines = []
+    note = changed()
+    lines = [note, ""] if note else []
     for source in SOURCES:
         part = found[found["source"] == source]
         if part.empty:

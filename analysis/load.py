@@ -66,7 +66,12 @@ def load(folder: str | Path, frozen: bool = False, skip_damaged: bool = False) -
         found = {root.name: root}
     else:
         paths = [path.parent for depth in ("*", "*/*", "*/*/*") for path in root.glob(f"{depth}/manifest.json")]
-        found = {path.relative_to(root).as_posix(): path for path in sorted(paths)}
+        # A sweep's unfinished attempts are not runs of it yet.
+        found = {
+            name: path
+            for path in sorted(paths)
+            if "attempts" not in (name := path.relative_to(root).as_posix()).split("/")
+        }
     if not found:
         raise UserError(f"{root}: no run records here")
     freeze = laboratory.read()
@@ -127,20 +132,20 @@ def _read(run: str, path: Path, freeze: laboratory.Frozen) -> _Parts:
         "questions": manifest["task"]["fingerprint"],
         "model": experiment.model,
         "weights": manifest["model"].get("weights"),
-        "reward": experiment.reward.label() + (f", {only}" if (only := experiment.train.only) != "all" else ""),
+        "reward": reward_label(experiment),
         "algorithm": experiment.algorithm.name,
         "learning_rate": experiment.train.learning_rate,
         "steps_done": manifest["steps_done"],
         "k": experiment.evaluate.k,
         "temperature": experiment.evaluate.temperature,
-        "protocol": _protocol(experiment.evaluate),
+        "protocol": protocol(experiment.evaluate),
         "commit": (manifest.get("git") or {}).get("commit"),
     }
     # One that is being written may end in half a line.
     lines = read_jsonl(path / "metrics.jsonl", complete=not finished)
     evaluations = sorted((path / "eval").glob("step-*.parquet"))
     if finished:
-        _refuse_incomplete(path, manifest, evaluations)
+        _refuse_incomplete(path, manifest, experiment, lines, evaluations)
     answers = pa.concat_tables([_table(part, EVAL) for part in evaluations] or [EVAL.empty_table()])
     votes = _table(path / "votes.parquet") if (path / "votes.parquet").is_file() else None
     tasks = (experiment.task, *experiment.evaluate.tasks)
@@ -169,11 +174,21 @@ def _metrics(run: str, path: Path, lines: Sequence[dict[str, Any]]) -> list[dict
     return rows
 
 
-def _refuse_incomplete(path: Path, manifest: Mapping[str, Any], evaluations: Sequence[Path]) -> None:
-    """Raise UserError if a finished run that sampled lacks its votes, or the evaluation of its base or its end."""
+def _refuse_incomplete(
+    path: Path,
+    manifest: Mapping[str, Any],
+    experiment: Experiment,
+    lines: Sequence[Mapping[str, Any]],
+    evaluations: Sequence[Path],
+) -> None:
+    """Raise UserError if a finished run that sampled lacks steps of its metrics, its votes, or an evaluation."""
     if not manifest["cost"]["tokens_sampled"]:
         return
-    needed = [path / "eval" / f"step-{step:06d}.parquet" for step in (0, manifest["steps_done"])]
+    done, every = manifest["steps_done"], experiment.evaluate.every
+    absent = set(range(1, done + 1)) - {line.get("step") for line in lines}
+    if absent:
+        raise UserError(f"{path / 'metrics.jsonl'}: no line of step {min(absent)}, though the run is finished")
+    needed = [path / "eval" / f"step-{step:06d}.parquet" for step in sorted({0, *range(every, done + 1, every), done})]
     missing = [part for part in needed if part not in evaluations]
     missing += [path / "votes.parquet"] * (not (path / "votes.parquet").is_file())
     if missing:
@@ -200,6 +215,13 @@ def _refuse_twins(root: Path, table: pd.DataFrame) -> None:
             )
 
 
-def _protocol(evaluate: Evaluate) -> str:
+def reward_label(experiment: Experiment) -> str:
+    """The reward, and the questions that it is given on, if not all."""
+    only = experiment.train.only
+    return experiment.reward.label() + (f", {only}" if only != "all" else "")
+
+
+def protocol(evaluate: Evaluate) -> str:
+    """How answers are evaluated, as a text: only runs with the same one compare."""
     base = "/".join(f"{t:g}" for t in evaluate.base_temperatures)
     return f"avg@{evaluate.k}, {evaluate.votes} votes, T={evaluate.temperature:g} of {base}, top-p {evaluate.top_p:g}"

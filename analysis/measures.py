@@ -19,11 +19,11 @@ from analysis.claims import LAST_STEPS, MEASURES, Evaluations
 from analysis.load import Study, rows_of
 from ttrl_repro.errors import UserError
 from ttrl_repro.parts import Strict
-from ttrl_repro.stats import encode_answers, majority_ratio_Q
+from ttrl_repro.stats import encode_answers, maj_at_k_Q, majority_ratio_Q
 
 At = Literal["end", "peak", "first", "last", "max", "min", "mean"]
 OF_EVALUATIONS: tuple[At, ...] = ("end", "peak")
-AGREED = 0.5  # the base's majority ratio above which a question counts as agreed on; its pass rate, as solvable
+AGREED = 0.5  # the base's majority ratio above which a question counts as agreed on
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,19 @@ class Samples:
         """The first k samples of every question."""
         return Samples(self.codes_QN[:, :k], self.finished_QN[:, :k], self.tokens_QN[:, :k])
 
+    def rest(self, k: int) -> Samples:
+        """The samples after the first k, or all if there are no more: what questions are sorted by, so that what sorts
+        them is not what is then averaged (regression to the mean)."""
+        after = Samples(self.codes_QN[:, k:], self.finished_QN[:, k:], self.tokens_QN[:, k:])
+        return after if after.codes_QN.shape[1] else self
+
     def factors(self) -> tuple[float, float, float]:
-        """Shares whose product is avg: ended by itself; of these, with an answer; of these, right. Of nothing: 0."""
-        ended = self.finished_QN
-        answered, right = ended & (self.codes_QN >= 0), ended & (self.codes_QN == 0)
+        """Shares whose product is avg: came to an end or to an answer; of these, with an answer; of these, right.
+
+        Of nothing: 0. An answer that was given before the sample was cut off counts as an end.
+        """
+        answered = self.codes_QN >= 0
+        ended, right = self.finished_QN | answered, self.codes_QN == 0
         shares = []
         for part, whole in ((ended, np.ones_like(ended)), (answered, ended), (right, answered)):
             shares.append(float(part.sum() / whole.sum()) if whole.sum() else 0.0)
@@ -50,13 +59,17 @@ class Samples:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two evaluations of one set at the evaluation temperature, of the base and of trained weights; and both greedy."""
+    """Two evaluations of one set at the evaluation temperature, of the base and of trained weights; and both greedy.
+
+    base_best_avg: the base's best of greedy and avg@k over its temperatures.
+    """
 
     base: Samples
     end: Samples
     base_greedy: Samples
     end_greedy: Samples
     k: int
+    base_best_avg: float
 
 
 def decomposition(before: tuple[float, ...], after: tuple[float, ...]) -> tuple[float, ...]:
@@ -80,32 +93,39 @@ def _part(i: int) -> Callable[[Pair], float]:
     return lambda pair: decomposition(pair.base.first(pair.k).factors(), pair.end.first(pair.k).factors())[i]
 
 
-def _gains_Q(pair: Pair) -> np.ndarray:
+def gains_Q(pair: Pair) -> np.ndarray:
+    """avg@k after training minus the base's, of every question."""
     before_Q, after_Q = ((one.first(pair.k).codes_QN == 0).mean(axis=1) for one in (pair.base, pair.end))
     return after_Q - before_Q
 
 
-def _gain_where(pair: Pair, where_Q: np.ndarray) -> float:
-    """Mean gain over these questions; 0 of none."""
-    return float(_gains_Q(pair)[where_Q].mean()) if where_Q.any() else 0.0
+def _mean_where(values_Q: np.ndarray, where_Q: np.ndarray) -> float:
+    """Mean over these questions; NaN of none."""
+    return float(values_Q[where_Q].mean()) if where_Q.any() else float("nan")
 
 
-def _agreed(pair: Pair) -> np.ndarray:
-    return majority_ratio_Q(pair.base.codes_QN) > AGREED
+def agreed_Q(pair: Pair) -> np.ndarray:
+    """Whether more than AGREED of the base's samples of a question agree, by those that no gain is measured on."""
+    return majority_ratio_Q(pair.base.rest(pair.k).codes_QN) > AGREED
 
 
-def _solvable(pair: Pair) -> np.ndarray:
-    return (pair.base.codes_QN == 0).mean(axis=1) > AGREED
+def solvable_Q(pair: Pair) -> np.ndarray:
+    """Whether the base's vote on a question is right, by those samples."""
+    return maj_at_k_Q(pair.base.rest(pair.k).codes_QN) > AGREED
 
 
-def _turned(pair: Pair, before: bool) -> float:
+def _turned_Q(pair: Pair, before: bool) -> np.ndarray:
     was_Q, now_Q = (one.codes_QN[:, 0] == 0 for one in (pair.base_greedy, pair.end_greedy))
-    return float(((was_Q == before) & (now_Q != before)).mean())
+    return ((was_Q == before) & (now_Q != before)).astype(float)
 
 
 # name -> what it is, and its function.
 EVALUATED: dict[str, tuple[str, Callable[[Pair], float]]] = {
-    "gain": ("avg@k minus the base's", lambda pair: float(_gains_Q(pair).mean())),
+    "gain": ("avg@k minus the base's", lambda pair: float(gains_Q(pair).mean())),
+    "net_gain": (
+        "avg@k minus the base's best of greedy and avg@k over its temperatures: what a lower temperature does not give",
+        lambda pair: float((pair.end.first(pair.k).codes_QN == 0).mean()) - pair.base_best_avg,
+    ),
     "tokens": ("mean tokens of a sample", lambda pair: float(pair.end.tokens_QN.mean())),
     "base_tokens": ("mean tokens of a base's sample", lambda pair: float(pair.base.tokens_QN.mean())),
     "termination_part": ("part of the gain by samples that end by themselves", _part(0)),
@@ -115,17 +135,28 @@ EVALUATED: dict[str, tuple[str, Callable[[Pair], float]]] = {
         "part of the gain by samples that come to an answer at all: termination and format",
         lambda pair: _part(0)(pair) + _part(1)(pair),
     ),
-    "learned": ("share of questions whose greedy answer turned right", lambda pair: _turned(pair, False)),
-    "corrupted": ("share of questions whose greedy answer turned wrong", lambda pair: _turned(pair, True)),
-    "gain_agreed": ("gain where most of the base's samples agree", lambda pair: _gain_where(pair, _agreed(pair))),
-    "gain_divided": ("gain where they do not", lambda pair: _gain_where(pair, ~_agreed(pair))),
+    "learned": ("share of questions whose greedy answer turned right", lambda pair: _turned_Q(pair, False).mean()),
+    "corrupted": ("share of questions whose greedy answer turned wrong", lambda pair: _turned_Q(pair, True).mean()),
+    "learned_divided": (
+        "the same, of questions on which the base's samples are divided",
+        lambda pair: _mean_where(_turned_Q(pair, False), ~agreed_Q(pair)),
+    ),
+    "corrupted_divided": (
+        "turned wrong, of questions on which the base's samples are divided",
+        lambda pair: _mean_where(_turned_Q(pair, True), ~agreed_Q(pair)),
+    ),
+    "gain_agreed": (
+        "gain where most of the base's samples agree",
+        lambda pair: _mean_where(gains_Q(pair), agreed_Q(pair)),
+    ),
+    "gain_divided": ("gain where they do not", lambda pair: _mean_where(gains_Q(pair), ~agreed_Q(pair))),
     "solvable_part": (
-        "part of the gain by questions that the base has right more often than not",
-        lambda pair: float((_gains_Q(pair) * _solvable(pair)).mean()),
+        "part of the gain by questions on which the base's vote is right",
+        lambda pair: float((gains_Q(pair) * solvable_Q(pair)).mean()),
     ),
     "unsolvable_part": (
         "part of the gain by the other questions",
-        lambda pair: float((_gains_Q(pair) * ~_solvable(pair)).mean()),
+        lambda pair: float((gains_Q(pair) * ~solvable_Q(pair)).mean()),
     ),
 }
 
@@ -214,20 +245,22 @@ class Measurements:
             }
             for at in (0, step)
         )
+        evaluations = Evaluations(base, end, t, run["k"])
         pair = Pair(
             base=found[task, split, 0, t],
             end=found[task, split, step, t],
             base_greedy=found[task, split, 0, 0.0],
             end_greedy=found[task, split, step, 0.0],
             k=run["k"],
+            base_best_avg=evaluations.base_best_avg(),
         )
-        return Evaluations(base, end, t, run["k"]), pair
+        return evaluations, pair
 
     def _at(self, run: Mapping[str, Any], quantity: Quantity, task: str, step: int) -> float:
         evaluations, pair = self.evaluations(run, task, quantity.split, step)
         if quantity.measure in MEASURES:
             return MEASURES[quantity.measure](evaluations)
-        return EVALUATED[quantity.measure][1](pair)
+        return float(EVALUATED[quantity.measure][1](pair))
 
     def _metric(self, run: Mapping[str, Any], quantity: Quantity) -> float:
         values = self.metric(run["run"], quantity.measure)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from analysis.arms import ROOT, read_arms
-from analysis.claims import evaluate_claims, first_majority, read_file
 from analysis.claims import markdown as judged_markdown
+from analysis.claims import preregistered, read_file
 from analysis.compare import flattened
-from analysis.findings import Judge, Judged, read_findings
+from analysis.findings import Judge, Judged, changed, read_findings
 from analysis.findings import table as findings_table
 from analysis.load import Study, load, rows_of
 from analysis.measures import Measurements, Quantity
+from ttrl_repro.config import Experiment
 from ttrl_repro.errors import UserError
 from ttrl_repro.records import write_atomic
 
@@ -54,8 +54,13 @@ def page(study: Study, folder: Path, figures: Path | None, browse: Sequence[str]
         "findings": _findings(study) if arms else [],
         "tables": _markdown_tables(figures) if figures is not None else [],
         "figures": _pictures(figures) if figures is not None else [],
-        "runs": _runs(study, {experiment.cell_hash(): name for name, experiment in arms.items()}),
-        "configs": {run: flattened(config.model_dump(mode="json")) for run, config in study.configs.items()},
+        "notes": _notes(study),
+        "runs": _runs(study, {arm.experiment.cell_hash(): name for name, arm in arms.items()}),
+        # The page is made to be shared: no entity, and of absolute paths the last part.
+        "configs": {
+            run: {name: _without_path(value) for name, value in flattened(_shown(config)).items()}
+            for run, config in study.configs.items()
+        },
         "curves": _curves(study),
         "browser": {run: browsed(study, folder, run) for run in chosen},
     }
@@ -74,49 +79,57 @@ def write_page(folder: Path, out: Path, figures: Path | None = None, browse: Seq
     write_atomic(out, page(study, folder, figures, browse))
 
 
+def _shown(config: Experiment) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude={"tracking"})
+
+
+def _without_path(value: Any) -> Any:
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _notes(study: Study) -> list[str]:
+    """What was left out or does not count, a line each."""
+    note = changed()
+    return [
+        *([note] if note else []),
+        *(f"left out as damaged: {run}: {reason}" for run, reason in study.left_out.items()),
+        *(
+            f"not of the frozen laboratory, so not in claims and findings: {run}: {why}"
+            for run, why in study.foreign.items()
+        ),
+    ]
+
+
 def _claims(study: Study) -> list[dict[str, Any]]:
-    content = read_file()
     try:
-        verdicts = _judged_claims(study)
+        verdicts, _, content, line = preregistered(study)
     except UserError as error:
         return [{"statement": "The confirmatory claims are not judged here", "reason": str(error)}]
     named = {claim.key: claim.statement for claim in content.claims}
-    return [{"statement": named[row["key"]], **row} for row in rows_of(verdicts)]
-
-
-def _judged_claims(study: Study) -> pd.DataFrame:
-    """Raises UserError if none of the claims' arms is here, or if a run of theirs is of another laboratory."""
-    content = read_file()
-    for run, name in zip(study.runs["run"], study.runs["name"], strict=True):
-        if name in content.arms and run in study.foreign:
-            raise UserError(f"{run}: not a record of the frozen laboratory: {study.foreign[run]}")
-    return evaluate_claims(study, content.claims, content.arms)
+    rows = [{"statement": named[row["key"]], **row} for row in rows_of(verdicts)]
+    return [*rows, {"statement": line, "reason": ""}]
 
 
 def claims_markdown(study: Study) -> str:
-    """The confirmatory claims as a table, or why they are not judged here."""
+    """The confirmatory claims as tables, or why they are not judged here."""
     try:
-        verdicts, content = _judged_claims(study), read_file()
-        arms = replace(study, runs=study.runs[study.runs["name"].isin(content.arms)])
-        return judged_markdown(verdicts, first_majority(arms), content.claims)
+        verdicts, first, content, line = preregistered(study)
     except UserError as error:
         return f"Not judged here: {error}\n"
+    return f"{line}\n\n{judged_markdown(verdicts, first, content.claims)}"
 
 
 def confirmed(study: Study) -> dict[str, Judged]:
-    """The verdict of every confirmatory claim, for findings; insufficient where its arms are missing."""
-    content = read_file()
-    try:
-        rows = rows_of(_judged_claims(study))
-    except UserError:
-        rows = []
+    """The verdict of every confirmatory claim, for findings; insufficient, with the reason, where none can be given."""
     found = {}
-    for row in rows:
-        what = f"preregistered claim {row['key']}, {row['reason']}, p (Holm) = {row['p_holm']:.3f}"
-        found[row["key"]] = Judged(what, row["n"], row["mean"], row["low"], row["high"], row["verdict"])
-    for claim in content.claims:
-        missing = Judged(f"preregistered claim {claim.key}: no runs", 0, np.nan, np.nan, np.nan, "insufficient")
-        found.setdefault(claim.key, missing)
+    try:
+        for row in rows_of(preregistered(study)[0]):
+            what = f"preregistered claim {row['key']}, {row['reason']}, p (Holm) = {row['p_holm']:.3f}"
+            found[row["key"]] = Judged(what, row["n"], row["mean"], row["low"], row["high"], row["verdict"])
+    except UserError as error:
+        for claim in read_file().claims:
+            what = f"preregistered claim {claim.key}, not judged: {error}"
+            found[claim.key] = Judged(what, 0, np.nan, np.nan, np.nan, "insufficient")
     return found
 
 
@@ -154,23 +167,24 @@ def _curves(study: Study) -> dict[str, dict[str, Any]]:
 def browsed(study: Study, folder: Path, run: str) -> dict[str, Any]:
     """A run's votes, question by question and step by step, and what is left of its sampled texts.
 
-    questions; steps; of each question by step (null where it was not asked): `right` (1, 0; null without true labels),
-    `label`, `top` (share of the votes). texts: question -> step -> the first samples (text, reward).
+    questions; steps; of each question by step (`top` is null where it was not asked): `right` (1, 0; null without true
+    labels), `label`, `key` (its class; null: nobody answered), `top` (share of the votes). texts: question -> step ->
+    the first samples (text, reward).
     """
     votes = study.votes[study.votes["run"] == run] if len(study.votes) else study.votes
     if not len(votes):
-        return {"questions": [], "steps": [], "right": [], "label": [], "top": [], "texts": {}}
+        return {"questions": [], "steps": [], "right": [], "label": [], "key": [], "top": [], "texts": {}}
     questions = sorted(votes["question_id"].unique())
     steps = sorted(int(step) for step in votes["step"].unique())
     place = {question: i for i, question in enumerate(questions)}, {step: i for i, step in enumerate(steps)}
     grids: dict[str, list[list[Any]]] = {
-        name: [[None] * len(steps) for _ in questions] for name in ("right", "label", "top")
+        name: [[None] * len(steps) for _ in questions] for name in ("right", "label", "key", "top")
     }
-    for row in rows_of(votes[["question_id", "step", "label", "label_correct", "top_count", "n"]]):
+    for row in rows_of(votes[["question_id", "step", "label", "label_key", "label_correct", "top_count", "n"]]):
         i, j = place[0][row["question_id"]], place[1][int(row["step"])]
         right = row["label_correct"]
         grids["right"][i][j] = None if right is None or pd.isna(right) else int(right)
-        grids["label"][i][j] = row["label"]
+        grids["label"][i][j], grids["key"][i][j] = row["label"], row["label_key"]
         grids["top"][i][j] = _rounded(row["top_count"] / row["n"])
     root = folder / run if (folder / run).is_dir() else folder
     return {"questions": questions, "steps": steps, **grids, "texts": _texts(root / "samples", steps)}
@@ -197,13 +211,17 @@ def _pictures(folder: Path) -> list[dict[str, str]]:
 
 
 def _markdown_tables(folder: Path) -> list[dict[str, Any]]:
-    """The tables in a folder's .md files: name, columns, rows."""
+    """The tables in a folder's .md files but those of claims and findings: name, columns, rows."""
     out = []
     for path in sorted(folder.glob("table_*.md")):
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
-        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-        if len(cells) > 2:
-            out.append({"name": path.stem, "columns": cells[0], "rows": cells[2:]})
+        if path.stem == "table_findings":
+            continue
+        for number, block in enumerate(path.read_text(encoding="utf-8").split("\n\n")):
+            lines = [line for line in block.splitlines() if line.startswith("|")]
+            cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+            if len(cells) > 2:
+                name = path.stem if number == 0 else f"{path.stem}, {number + 1}"
+                out.append({"name": name, "columns": cells[0], "rows": cells[2:]})
     return out
 
 

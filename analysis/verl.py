@@ -2,7 +2,9 @@
 
 Their trainer logs to W&B and to the console, as `step:12 - train/label_accuracy:0.51 - actor/entropy:0.33`. Metrics
 without a counterpart here are left out. Of validation `mean@N` is avg@N; `maj@N` is a bootstrap of 1000 draws with
-replacement there, and so not this package's maj@n: it keeps a name of its own.
+replacement there, and so not this package's maj@n: it keeps a name of its own. Two things differ though they share a
+name: their last release takes label, reward and ground-truth metrics over the samples that it keeps, here it is all
+votes; and an earlier one read the label out of the label again, so that one that is no number counts as wrong.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from ttrl_repro.errors import UserError
 
 PANELS = ("label_accuracy", "ground_truth_ratio", "reward_accuracy", "majority_ratio", "entropy", "top_answer_share")
 GROUPS = {
-    "model size and task": "Config('reward.name') = 'majority' and Config('algorithm.name') = 'grpo'",
+    "model size and task": "Config('reward') = 'majority' and Config('algorithm.name') = 'grpo'",
     "rewards": "Config('model') = 'mini-xs' and Config('task') = 'mini-30'",
     "all runs": "",
 }

@@ -22,15 +22,17 @@ if [ $# -eq 0 ]; then
         JOBS=2 REPLICATES=$replicate "$here/replicates.sh" "$folder/confirm" "$here"/confirm/*.yaml -- \
             "seeds.base=$((replicate % 3))"
     done
-    set -- size-30 rewards lucky-hit algorithm noisy-oracle votes failures-equal-samples failures-equal-updates levels \
-        transfer transfer-83 size-83 choice long transfer-500 size-500
+    set -- transfer rewards lucky-hit algorithm noisy-oracle votes failures-equal-samples failures-equal-updates levels \
+        transfer-83 size-30 size-83 long transfer-500 size-500
 fi
+failed=
 for sweep in "$@"; do
+    file=$here/../sweeps/$sweep.yaml
     for size in mini-xs mini-s mini-m; do # a sweep that names no size is of mini-xs (experiments/study.yaml)
-        file=$here/../sweeps/$sweep.yaml
         if grep -q "$size" "$file" || { [ $size = mini-xs ] && ! grep -q "model:" "$file"; }; then
             for seed in 1 2; do base "$size" "$seed"; done
         fi
     done
-    ttrl sweep run "$here/../sweeps/$sweep.yaml" --agents 2 --folder "$folder/$sweep"
+    ttrl sweep run "$file" --agents 2 --folder "$folder/$sweep" || failed="$failed $sweep"
 done
+[ -z "$failed" ] || { echo "not finished:$failed (ttrl sweep status FILE --folder ..., then retry)" >&2 && exit 1; }

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures import Runs, script
+from analysis.figures import Runs, estimated, script
+from analysis.measures import gains_Q
 from analysis.plots import CYCLE, below, level, points
-from ttrl_repro.stats import majority_ratio_Q, replicates_interval
+from ttrl_repro.stats import majority_ratio_Q
 
 NAME = "consensus"
 ARMS = ("xs-30", "s-30", "m-30", "s-loss-mix")
-BOUNDS = ["value", "low", "high"]
+BOUNDS = ["n", "value", "low", "high"]
 EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -26,9 +27,10 @@ def draw(runs: Runs) -> tuple[Figure, pd.DataFrame]:
     for arm in ARMS:
         for run in runs.of(arm).values():
             _, pair = runs.measurements.evaluations(run, run["trained_task"], "train", run["steps_done"])
-            rate_Q = (pair.base.codes_QN == 0).mean(axis=1)
-            gain_Q = (pair.end.first(pair.k).codes_QN == 0).mean(axis=1) - rate_Q
-            for by, values_Q in (("majority ratio", majority_ratio_Q(pair.base.codes_QN)), ("pass rate", rate_Q)):
+            # Sorted by other samples than those that the gain is measured on: no regression to the mean.
+            codes_QN, gain_Q = pair.base.rest(pair.k).codes_QN, gains_Q(pair)
+            rate_Q = (codes_QN == 0).mean(axis=1)
+            for by, values_Q in (("majority ratio", majority_ratio_Q(codes_QN)), ("pass rate", rate_Q)):
                 for i in range(len(EDGES) - 1):
                     inside = (values_Q > EDGES[i]) & (values_Q <= EDGES[i + 1]) | (i == 0) & (values_Q == 0)
                     if inside.any():
@@ -37,8 +39,8 @@ def draw(runs: Runs) -> tuple[Figure, pd.DataFrame]:
     for axis, by in zip(axes, ("majority ratio", "pass rate"), strict=True):
         for i, arm in enumerate(ARMS):
             part = table[(table["by"] == by) & (table["arm"] == arm)].groupby("quarter")["gain"]
-            found = {quarter: replicates_interval(group.to_numpy()) for quarter, group in part}
-            means = pd.DataFrame([(one.value, one.low, one.high) for one in found.values()], columns=BOUNDS)
+            found = {quarter: estimated(group.to_numpy()) for quarter, group in part}
+            means = pd.DataFrame(list(found.values()), columns=BOUNDS)
             points(axis, np.array(list(found)) + 0.08 * (i - 1.5), means, arm, CYCLE[i], "o")
         level(axis, 0.0, "no gain")
         labels = [f"{low:g} to {high:g}" for low, high in pairwise(EDGES)]

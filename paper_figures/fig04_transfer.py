@@ -13,7 +13,7 @@ from analysis.style import COLOURS
 
 NAME = "fig04_transfer"
 TASKS = ("mini-30", "mini-83", "mini-500")
-TRAINED = {"transfer-30": "mini-30", "transfer-83": "mini-83", "transfer-500": "mini-500"}
+TRAINED = {"xs-30": "mini-30", "xs-83": "mini-83", "xs-500": "mini-500"}
 ARMS = tuple(TRAINED)
 BENCHMARKS = ("AIME 2024", "AMC", "MATH-500")
 

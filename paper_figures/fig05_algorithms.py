@@ -19,7 +19,7 @@ PAPER = {"GRPO": "grpo", "PPO": "ppo", "PRIME": "prime"}
 def draw(runs: Runs) -> tuple[Figure, pd.DataFrame]:
     """Accuracy and entropy over steps; ours in training (avg@64 at the rollout's temperature)."""
     figure, axes = plt.subplots(2, 2, figsize=(7.2, 5.6))
-    tables = {}
+    runs, tables = runs.shared(ALGORITHMS), {}
     for (accuracy, entropy), title in zip(axes, ("ours", "the paper"), strict=True):
         accuracy.set(title=f"{title}: accuracy", xlabel="step", ylabel="accuracy")
         entropy.set(title=f"{title}: entropy", xlabel="step", ylabel="nats per token")

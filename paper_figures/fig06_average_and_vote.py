@@ -11,6 +11,7 @@ from analysis.figures import Runs, script
 from analysis.paper import curve as paper_curve
 from analysis.plots import below, curve, level, long
 from analysis.style import COLOURS
+from ttrl_repro.tasks import load_task
 
 NAME = "fig06_average_and_vote"
 ARMS = ("s-30", "s-83", "s-500")
@@ -21,8 +22,8 @@ def draw(runs: Runs) -> tuple[Figure, pd.DataFrame]:
     figure, axes = plt.subplots(1, 4, figsize=(9.6, 3.1), sharey=True)
     tables = {}
     for axis, arm in zip(axes, ARMS, strict=False):
-        experiment = runs.arms[arm]
-        average, vote = (runs.curve(arm, metric) for metric in ("ground_truth_ratio", "label_accuracy"))
+        experiment = runs.config(arm)
+        average, vote = (_by_epoch(runs, arm, metric) for metric in ("ground_truth_ratio", "label_accuracy"))
         tables |= {f"{arm} avg": average, f"{arm} maj": vote}
         _panel(axis, average, vote, f"{experiment.model}, {experiment.task}")
     average, vote = paper_curve("fig6_avg16"), paper_curve("fig6_maj16")
@@ -32,6 +33,17 @@ def draw(runs: Runs) -> tuple[Figure, pd.DataFrame]:
     for axis in axes:
         below(axis, 1)
     return figure, long(tables)
+
+
+def _by_epoch(runs: Runs, arm: str, metric: str) -> pd.DataFrame:
+    """A metric's curve; where a step takes a batch, means over whole epochs, as batches are different questions."""
+    table, experiment = runs.curve(arm, metric), runs.config(arm)
+    questions = len(load_task(experiment.task).questions)
+    steps = -(-questions // (experiment.train.questions_per_step or questions))
+    if steps == 1:
+        return table
+    means = table.groupby((table["step"] - 1) // steps)[["step", "value", "low", "high"]].mean()
+    return means.reset_index(drop=True)
 
 
 def _panel(axis: Axes, average: pd.DataFrame, vote: pd.DataFrame, title: str) -> None:

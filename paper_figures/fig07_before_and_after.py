@@ -23,7 +23,7 @@ def draw(runs: Runs) -> tuple[Figure, pd.DataFrame]:
     parts = []
     for i, (label, measure) in enumerate(MEASURES.items()):
         table = runs.table([(arm, measure, {}) for arm in ARMS])
-        names = [f"{runs.arms[arm].model}\n{runs.arms[arm].task}" for arm in ARMS]
+        names = [f"{runs.config(arm).model}\n{runs.config(arm).task}" for arm in ARMS]
         colour, marker = MARKS[label]
         dots(ours, table, names, COLOURS[colour], 0.24 - 0.16 * i, marker, label)
         parts.append(table.assign(source="ours", measure=label))

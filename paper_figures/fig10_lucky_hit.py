@@ -28,7 +28,7 @@ ARMS = ("s-30", *CAUSAL.values())
 
 
 def draw(runs: Runs) -> tuple[Figure, pd.DataFrame]:
-    """Left: questions with a wrong label, over training. Right: the gain of training on a part, mini-xs."""
+    """Left: questions with a wrong label, over training. Right: what training on a part gives, mini-xs."""
     figure, (accuracy, gain) = plt.subplots(1, 2, figsize=(7.2, 3.0))
     tables = {}
     for metric, (label, colour, dash) in METRICS.items():
@@ -36,11 +36,11 @@ def draw(runs: Runs) -> tuple[Figure, pd.DataFrame]:
         curve(accuracy, table, label, COLOURS[colour], dash)
     accuracy.set(title="under a wrong label (mini-s, mini-30)", xlabel="step", ylabel="share", ylim=(0, 1))
     below(accuracy, 1)
-    table = runs.table([(arm, "gain", {}) for arm in CAUSAL.values()])
+    table = runs.shared(list(CAUSAL.values())).table([(arm, "net_gain", {}) for arm in CAUSAL.values()])
     dots(gain, table, list(CAUSAL))
     level(gain, 0.0, "no gain", vertical=True)
-    gain.set(title="trained on (mini-xs, mini-30)", xlabel="gain in avg@16")
-    return figure, pd.concat([long(tables), table.assign(series="gain")], ignore_index=True)
+    gain.set(title="trained on (mini-xs, mini-30)", xlabel="avg@16 minus the base's best, T chosen")
+    return figure, pd.concat([long(tables), table.assign(series="net gain")], ignore_index=True)
 
 
 if __name__ == "__main__":

@@ -32,10 +32,10 @@ ARMS = tuple(dict.fromkeys(arm(*cell) for cell in CELLS))
 
 def draw(runs: Runs) -> tuple[Figure, pd.DataFrame]:
     """Gain in avg@16, a map per temperature and kind of equality; the paper's three curves."""
-    gains = [runs.estimate(arm(*cell), "gain") for cell in CELLS]
-    table = pd.DataFrame(CELLS, columns=["temperature", "learning_rate", "questions", "equal"]).assign(
-        gain=[one.value for one in gains], low=[one.low for one in gains], high=[one.high for one in gains]
-    )
+    runs = runs.shared(ARMS)
+    gains = runs.table([(arm(*cell), "gain", {}) for cell in CELLS])
+    table = pd.DataFrame(CELLS, columns=["temperature", "learning_rate", "questions", "equal"])
+    table = table.assign(gain=gains["value"], low=gains["low"], high=gains["high"], n=gains["n"])
     reach = max(float(table["gain"].abs().max()), 0.05)
     figure, axes = plt.subplots(2, 4, figsize=(9.6, 4.8))
     for row, equal in zip(axes, ("samples", "updates"), strict=True):

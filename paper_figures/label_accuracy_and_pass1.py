@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures import Runs, script
-from analysis.plots import CYCLE
-from ttrl_repro.stats import replicates_interval
+from analysis.figures import Runs, estimated, script
+from analysis.plots import CYCLE, dots
 
 NAME = "label_accuracy_and_pass1"
 ARMS = ("xs-30", "s-30", "m-30", "xs-83", "s-83", "s-loss-mix", "frozen", "random", "permuted", "minority", "oracle")
@@ -51,19 +50,15 @@ def draw(runs: Runs) -> tuple[Figure, pd.DataFrame]:
     points.plot([0, 1], [0, 1], "--", color="black", linewidth=0.8)
     points.set(xlabel="label accuracy at step t", ylabel=f"pass@1 at step t + {LATER}", xlim=(0, 1), ylim=(0, 1))
     points.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=4, handlelength=1, columnspacing=1)
-    names, means = [], []
+    slopes = []
     for arm in ARMS:
         part = table[table["arm"] == arm]
-        slopes = [_slope(group) for _, group in part.groupby("run") if group["margin"].nunique() > 1]
-        if slopes:
-            names.append(arm)
-            means.append(replicates_interval(np.array(slopes)))
-    y = np.arange(len(names))[::-1]
-    values = np.array([one.value for one in means])
-    errors = np.abs(np.array([[one.value - one.low, one.high - one.value] for one in means]).T)
-    change.errorbar(values, y, xerr=errors, fmt="o", color=CYCLE[0], markersize=4, elinewidth=1, capsize=2)
+        found = [_slope(group) for _, group in part.groupby("run") if group["margin"].nunique() > 1]
+        if found:
+            slopes.append([arm, *estimated(found)])
+    rows_of_slopes = pd.DataFrame(slopes, columns=["arm", "n", "value", "low", "high"])
+    dots(change, rows_of_slopes, list(rows_of_slopes["arm"]))
     change.axvline(0, color="black", linestyle="--", linewidth=0.8)
-    change.set_yticks(y, names)
     change.set(xlabel=f"change of pass@1 over {LATER} steps per unit of\n(label accuracy - pass@1), slope within runs")
     return figure, table
 

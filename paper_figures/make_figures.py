@@ -64,7 +64,8 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         for name, module in scripts().items():
             try:
-                paths = write(name, module.ARMS, module.draw, runs, Path(folder) if check else out)
+                place, optional = Path(folder) if check else out, getattr(module, "OPTIONAL", False)
+                paths = write(name, module.ARMS, module.draw, runs, place, optional)
             except Missing as missing:
                 print(f"not drawn: {name}: {missing}")
                 continue

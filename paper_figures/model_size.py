@@ -26,8 +26,9 @@ def draw(runs: Runs) -> tuple[Figure, pd.DataFrame]:
     figure, axes = plt.subplots(1, 3, figsize=(9.0, 3.0), sharey=True)
     parts = []
     for axis, task in zip(axes, TASKS, strict=True):
+        these = runs.shared([f"{size}-{task}" for size in SIZES])
         for label, (measure, colour, marker) in MEASURES.items():
-            table = runs.table([(f"{size}-{task}", measure, {}) for size in SIZES])
+            table = these.table([(f"{size}-{task}", measure, {}) for size in SIZES])
             points(axis, list(SIZES.values()), table, label, COLOURS[colour], f"{marker}-")
             parts.append(table.assign(parameters=list(SIZES.values())))
         axis.set_xscale("log")

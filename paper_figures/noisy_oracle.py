@@ -22,14 +22,14 @@ ARMS = (*(f"noisy-{kind}-{dose}" for kind in KINDS for dose in DOSES), "oracle",
 def draw(runs: Runs) -> tuple[Figure, pd.DataFrame]:
     """Gain in avg@16 by share of true labels; the votes' own gain at the label accuracy that they had at first."""
     figure, axis = plt.subplots(figsize=(4.6, 3.4))
-    parts = []
+    runs, parts = runs.shared(ARMS), []
     for kind, (label, colour, marker) in KINDS.items():
         arms = [*(f"noisy-{kind}-{dose}" for dose in DOSES), "oracle"]
         table = runs.table([(arm, "gain", {}) for arm in arms]).assign(dose=[dose / 100 for dose in (*DOSES, 100)])
         points(axis, table["dose"], table, label, COLOURS[colour], f"{marker}-")
         parts.append(table.assign(kind=kind))
     votes = runs.table([("xs-30", "gain", {})])
-    first = runs.estimate("xs-30", "label_accuracy", at="first").value
+    first = runs.mean("xs-30", "label_accuracy", at="first")
     points(axis, [first], votes, "majority votes", COLOURS["green"], "D")
     none = runs.table([("permuted", "gain", {})])
     level(axis, 0.0, "no gain")

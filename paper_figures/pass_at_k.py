@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures import Runs, script
+from analysis.figures import Runs, estimated, script
 from analysis.plots import below, curve
 from analysis.style import COLOURS
-from ttrl_repro.stats import pass_at_k, replicates_interval
+from ttrl_repro.stats import pass_at_k
 
 NAME = "pass_at_k"
 ARMS = ("s-30", "s-83", "s-500", "s-oracle")
@@ -30,12 +29,11 @@ def draw(runs: Runs) -> tuple[Figure, pd.DataFrame]:
                     step = run["steps_done"] if at is None else at
                     where = (run["trained_task"], "train", step, run["temperature"])
                     values.append(pass_at_k(runs.measurements.samples(run["run"])[where].codes_QN, k))
-                found = replicates_interval(np.array(values))
-                rows.append([k, len(values), found.value, found.low, found.high])
+                rows.append([k, *estimated(values)])
             table = pd.DataFrame(rows, columns=["step", "n", "value", "low", "high"])
             curve(axis, table, label, COLOURS[colour])
             parts.append(table.assign(arm=arm, series=label))
-        experiment = runs.arms[arm]
+        experiment = runs.config(arm)
         axis.set_xscale("log", base=2)
         axis.set(title=f"{experiment.task}, {experiment.reward.name}", xlabel="k")
     axes[0].set_ylabel("pass@k")

@@ -20,7 +20,8 @@ SETS = ((0.13, "train", "blue", "trained questions"), (-0.13, "fresh", "red", "f
 
 def draw(runs: Runs) -> tuple[Figure, pd.DataFrame]:
     """Gain in avg@16 by reward, from the highest on; and how far the base's first vote was."""
-    order = sorted(ARMS, key=lambda arm: -runs.estimate(arm, "gain").value)
+    runs = runs.shared(ARMS)
+    order = sorted(ARMS, key=lambda arm: -runs.mean(arm, "gain"))
     names = ["majority" if arm == "xs-30" else arm for arm in order]
     figure, axis = plt.subplots(figsize=(5.6, 4.2))
     parts = []
@@ -28,8 +29,10 @@ def draw(runs: Runs) -> tuple[Figure, pd.DataFrame]:
         table = runs.table([(arm, "gain", {"split": split}) for arm in order])
         dots(axis, table, names, COLOURS[colour], offset, label=label)
         parts.append(table)
-    vote = runs.estimate("xs-30", "base_best_maj").value - runs.estimate("xs-30", "base_avg").value
+    vote = runs.mean("xs-30", "base_best_maj") - runs.mean("xs-30", "base_avg")
+    best = runs.mean("xs-30", "base_best_avg") - runs.mean("xs-30", "base_avg")
     level(axis, vote, "base's vote, best T", vertical=True, colour=COLOURS["green"])
+    level(axis, best, "base's best, T chosen", vertical=True, colour=COLOURS["orange"])
     level(axis, 0.0, "no gain", vertical=True)
     axis.set(xlabel="gain in avg@16 (mini-xs, mini-30)")
     below(axis)

@@ -10,7 +10,11 @@ from analysis.findings import Judge, markdown, quantities_of, read_findings, tab
 from analysis.page import confirmed
 
 NAME = "table_findings"
-ARMS = tuple(dict.fromkeys(q.arm for f in read_findings() for one in f.evidence for q in quantities_of(one)))
+CLAIMED = ("s-30", "s-frozen", "s-oracle", "s-format", "s-loss-mix")  # the arms of the preregistered claims
+ARMS = tuple(
+    dict.fromkeys([*CLAIMED, *(q.arm for f in read_findings() for one in f.evidence for q in quantities_of(one))])
+)
+OPTIONAL = True  # a finding without its runs is insufficient
 
 
 def draw(runs: Runs) -> tuple[str, pd.DataFrame]:
@@ -21,4 +25,4 @@ def draw(runs: Runs) -> tuple[str, pd.DataFrame]:
 
 
 if __name__ == "__main__":
-    script(NAME, ARMS, draw)
+    script(NAME, ARMS, draw, OPTIONAL)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
-from analysis.figures import Runs, grid, script
-from ttrl_repro.stats import replicates_interval
+from analysis.figures import Runs, estimated, grid, script
 from ttrl_repro.tasks.miniature import TASKS, WHOLE
 
 NAME = "table_levels"
@@ -25,14 +23,13 @@ TITLES = {
 
 def draw(runs: Runs) -> tuple[str, pd.DataFrame]:
     """A row per level; the last column is the same level's questions after training on all five."""
+    runs = runs.shared(ARMS)
     alone = [name for name in TITLES if name != "together"]
     table = runs.table([(f"level-{level}", measure, {}) for level in LEVELS for measure in alone])
     rows = []
     for place, level in enumerate(LEVELS):
-        values = np.array([_part(runs, run, place) for run in runs.of(TOGETHER).values()])
-        found, n = replicates_interval(values), len(values)
-        bounds = (found.low, found.high) if n > 1 else (np.nan, np.nan)
-        rows.append([f"level-{level}", "together", WHOLE, "train", n, found.value, *bounds])
+        found = estimated([_part(runs, run, place) for run in runs.of(TOGETHER).values()])
+        rows.append([f"level-{level}", "together", WHOLE, "train", *found])
     both = pd.concat([table, pd.DataFrame(rows, columns=table.columns)], ignore_index=True)
     both = both.sort_values("arm", key=lambda arms: arms.map({f"level-{level}": i for i, level in enumerate(LEVELS)}))
     return grid(both, list(LEVELS), "level", TITLES), both

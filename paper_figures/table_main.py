@@ -7,7 +7,7 @@ import pandas as pd
 from analysis.figures import Runs, grid, script
 
 NAME = "table_main"
-ARMS = (*(f"{size}-{task}" for task in ("30", "83", "500") for size in ("xs", "s", "m")), "s-choice")
+ARMS = tuple(f"{size}-{task}" for task in ("30", "83", "500") for size in ("xs", "s", "m"))
 TITLES = {
     "base_greedy": "base greedy",
     "base_avg": "base avg@16",
@@ -16,14 +16,14 @@ TITLES = {
     "avg": "TTRL avg@16",
     "greedy": "TTRL greedy",
     "maj": "TTRL maj@64",
-    "gain": "gain in avg@16",
+    "net_gain": "TTRL avg@16 - base's best",
 }
 
 
 def draw(runs: Runs) -> tuple[str, pd.DataFrame]:
     """A row per task and base: means and 95 % t intervals over replicates (base seed, questions, RL seed)."""
     table = runs.table([(arm, measure, {}) for arm in ARMS for measure in TITLES])
-    names = [f"{runs.arms[arm].task}, {runs.arms[arm].model}" for arm in ARMS]
+    names = [f"{runs.config(arm).task}, {runs.config(arm).model}" for arm in ARMS]
     return grid(table, names, "task, base", TITLES), table
 
 

@@ -24,7 +24,7 @@ MEASURES = {
 def draw(runs: Runs) -> tuple[Figure, pd.DataFrame]:
     """A panel per measure, a line per learning rate."""
     figure, axes = plt.subplots(1, 3, figsize=(9.0, 2.9))
-    parts = []
+    runs, parts = runs.shared(ARMS), []
     for axis, (title, (measure, at)) in zip(axes, MEASURES.items(), strict=True):
         for i, rate in enumerate(RATES):
             table = runs.table([(f"T{t:.1f}-lr{rate}-q30", measure, {"at": at}) for t in TEMPERATURES])

@@ -10,7 +10,7 @@ from analysis.figures import Runs, script
 from analysis.plots import dots, level
 
 NAME = "transfer_ladder"
-ARMS = ("transfer-30", "transfer-83", "transfer-500")
+ARMS = ("xs-30", "xs-83", "xs-500")
 LADDER = {
     "same questions": ("trained", "train"),
     "new numbers": ("trained", "fresh"),
@@ -30,7 +30,7 @@ def draw(runs: Runs) -> tuple[Figure, pd.DataFrame]:
         table = runs.table([(arm, "gain", {"task": task, "split": split}) for task, split in LADDER.values()])
         dots(axis, table, list(LADDER))
         level(axis, 0.0, "no gain", vertical=True)
-        axis.set(title=f"trained on {runs.arms[arm].task}", xlabel="gain in avg@16")
+        axis.set(title=f"trained on {runs.config(arm).task}", xlabel="gain in avg@16")
         parts.append(table.assign(rung=list(LADDER)))
     return figure, pd.concat(parts, ignore_index=True)
 

@@ -21,7 +21,7 @@ LINES = (("half of N trained on", HALF, "blue", "o"), ("4 trained on", FOUR, "re
 def draw(runs: Runs) -> tuple[Figure, pd.DataFrame]:
     """First label accuracy, avg@16 after training, and both against the answers sampled."""
     figure, axes = plt.subplots(1, 3, figsize=(9.0, 3.1))
-    parts = []
+    runs, parts = runs.shared(ARMS), []
     for label, arms, colour, marker in LINES:
         first = _rows(runs, arms, "label_accuracy", at="first")
         end = _rows(runs, arms, "avg")

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from analysis.arms import read_arms
+from analysis.arms import Planned, read_arms
 from analysis.claims import seeds_of
 from ttrl_repro import laboratory
 from ttrl_repro.config import Experiment, Seeds
@@ -25,18 +25,18 @@ RATES = ("label_accuracy", "reward_accuracy", "advantage_accuracy", "ground_trut
 OTHERS = ("wrong_label_reward_accuracy", "wrong_label_majority_ratio", "entropy", "top_answer_share")
 
 
-def write_study(folder: Path, arms: Mapping[str, Experiment], replicates: int) -> None:
+def write_study(folder: Path, arms: Mapping[str, Planned], replicates: int) -> None:
     """A finished record of every arm and replicate, in folder/ARM/rR; of fewer steps than the arm's."""
-    for number, (arm, experiment) in enumerate(arms.items()):
+    for number, (arm, planned) in enumerate(arms.items()):
         for replicate in range(replicates):
             base, draw, rl = seeds_of(replicate)
             seeds = Seeds(base=base, draw=draw, rl=rl)
-            run = experiment.model_copy(update={"seeds": seeds})
+            run = planned.experiment.model_copy(update={"seeds": seeds})
             write_run(folder / arm / f"r{replicate}", run, np.random.default_rng([number, replicate]))
 
 
-def write_run(folder: Path, experiment: Experiment, rng: np.random.Generator) -> Record:
-    """A finished record of an experiment."""
+def write_run(folder: Path, experiment: Experiment, rng: np.random.Generator, whole: bool = False) -> Record:
+    """A finished record of an experiment. whole: with every step and evaluation, as one that was really run."""
     frozen, seed = laboratory.read(), experiment.seeds.base
     model = {
         "name": experiment.model,
@@ -52,7 +52,8 @@ def write_run(folder: Path, experiment: Experiment, rng: np.random.Generator) ->
     record = Record.create(folder, experiment, {"model": model, "task": task, "laboratory": frozen.content_hash()})
     # The first and the last steps stand for all.
     last = experiment.train.steps
-    steps = np.unique([*range(1, min(POINTS, last) + 1), *range(max(last - 4, 1), last + 1)])
+    first = last if whole else min(POINTS, last)
+    steps = np.unique([*range(1, first + 1), *range(max(last - 4, 1), last + 1)])
     start, rise = rng.uniform(0.3, 0.6), rng.uniform(-0.1, 0.3)
     for step in steps:
         level = start + rise * step / last
@@ -63,7 +64,7 @@ def write_run(folder: Path, experiment: Experiment, rng: np.random.Generator) ->
     for step in (0, last // 2, last):
         record.write_eval(step, _answers(experiment, step, start + rise * step / last, rng))
     record.manifest.update(steps_done=last, git=None)
-    record.manifest["cost"].update(tokens_sampled=1000, seconds=1.0)
+    record.manifest["cost"].update(tokens_sampled=1000 * whole, seconds=1.0)
     record.close("finished")
     return record
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from analysis import load
 from analysis.compare import DIFFERENCE, config_differences, outcomes, print_comparison, read_side
 from analysis.page import TEXTS, page, write_page
+from ttrl_repro.config import Experiment
 from ttrl_repro.errors import UserError
 from ttrl_repro.records import Record
 
@@ -67,6 +68,28 @@ def test_configs_and_outcomes_side_by_side(study):
     )
 
 
+def test_what_looks_like_markup_is_shown_as_it_is(study, tmp_path):
+    for arm in ("s-30", "s-oracle"):
+        shutil.copytree(study / arm / "r0", tmp_path / arm)
+    path = tmp_path / "s-oracle" / "config.yaml"
+    changed = Record.reopen(tmp_path / "s-oracle").experiment().model_dump(mode="json")
+    changed["prompt"]["suffix"] = "[bold]x[/INST]"
+    experiment = Experiment.model_validate(changed)
+    path.write_text(experiment.to_yaml())
+    manifest = json.loads((tmp_path / "s-oracle" / "manifest.json").read_text())
+    (tmp_path / "s-oracle" / "manifest.json").write_text(
+        json.dumps({**manifest, "config_hash": experiment.cell_hash()})
+    )
+    out = Console(record=True, width=160)
+    print_comparison([tmp_path / "s-30", tmp_path / "s-oracle"], out)
+    assert "[bold]x[/INST]" in out.export_text()
+
+
+def test_other_questions_have_no_paired_difference(made_up_study):
+    found = outcomes([read_side(made_up_study / arm) for arm in ("s-30", "s-83")])
+    assert DIFFERENCE not in set(found["title"])
+
+
 def test_a_single_run_has_no_interval(study):
     found = outcomes([read_side(study / "s-30" / "r0"), read_side(study / "s-30")])
     assert found[found["side"] == 0]["low"].isna().all()
@@ -113,11 +136,36 @@ def test_the_page_is_one_file_without_network_and_data_cannot_leave_its_place(st
 
 def test_claims_and_findings_on_the_page(study):
     content = data_of(page(load(study), study, None))
-    verdicts = {one["key"]: one["verdict"] for one in content["claims"]}
+    verdicts = {one["key"]: one["verdict"] for one in content["claims"] if "key" in one}
     assert len(verdicts) == 8
     assert set(verdicts.values()) == {"insufficient"}  # two of ten replicates, or no runs
     assert len({one["key"] for one in content["findings"]}) > 60
     assert all(one["verdict"] for one in content["findings"])
+
+
+def test_tables_and_pictures_on_the_page(study, tmp_path):
+    (tmp_path / "table_x.md").write_text("A line.\n\n| a | b |\n|---|---|\n| 1 | <b>2</b> |\n\n| c |\n|---|\n| 3 |\n")
+    (tmp_path / "table_findings.md").write_text("| x |\n|---|\n| 1 |\n")
+    (tmp_path / "fig.png").write_bytes(b"picture")
+    content = data_of(page(load(study), study, tmp_path))
+    assert content["tables"] == [
+        {"name": "table_x, 2", "columns": ["a", "b"], "rows": [["1", "<b>2</b>"]]},
+        {"name": "table_x, 3", "columns": ["c"], "rows": [["3"]]},
+    ]
+    assert [one["name"] for one in content["figures"]] == ["fig"]
+
+
+def test_what_does_not_count_is_said_and_nothing_private_is_shown(made_up_study, tmp_path):
+    shutil.copytree(made_up_study / "s-30", tmp_path / "study" / "s-30")
+    manifest = tmp_path / "study" / "s-30" / "r0" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"weights": "', '"weights": "x'))
+    content = data_of(page(load(tmp_path / "study"), tmp_path / "study", None))
+    assert any("not of the frozen laboratory" in note and "s-30/r0" in note for note in content["notes"])
+    assert not any(name.startswith("tracking") for config in content["configs"].values() for name in config)
+    (reason,) = [one["reason"] for one in content["claims"]]
+    assert "s-30/r0: not a record of the frozen laboratory" in reason
+    gain = next(one for one in content["findings"] if one["key"] == "gain")
+    assert "s-30/r0: not a record of the frozen laboratory" in gain["what"]
 
 
 def test_browsing_a_run_that_is_not_there(study, tmp_path):

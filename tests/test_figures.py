@@ -28,7 +28,7 @@ def drawn(runs, tmp_path_factory):
     """All figures, drawn from the made-up records."""
     out = tmp_path_factory.mktemp("figures")
     for name, module in scripts().items():
-        write(name, module.ARMS, module.draw, runs, out)
+        write(name, module.ARMS, module.draw, runs, out, getattr(module, "OPTIONAL", False))
     return out
 
 
@@ -46,7 +46,7 @@ def test_every_figure_can_be_drawn_and_has_its_numbers_and_its_runs_beside_it(dr
     for name, module in names.items():
         assert len(pd.read_csv(drawn / f"{name}.csv")), name
         arms = json.loads((drawn / f"{name}.json").read_text())["arms"]
-        assert list(arms) == list(module.ARMS)
+        assert list(arms) == list(module.ARMS), name
         assert all(set(arm["runs"]) <= known and arm["runs"] for arm in arms.values())
         assert module.__doc__
 
@@ -62,7 +62,7 @@ def test_a_figure_s_numbers_are_the_runs(drawn, runs):
 
 def test_tables_have_a_row_per_arm_and_their_csv_the_same_numbers(drawn, runs):
     lines = (drawn / "table_main.md").read_text().splitlines()
-    assert len(lines) == 2 + 10
+    assert len(lines) == 2 + 9
     table = pd.read_csv(drawn / "table_main.csv").set_index(["arm", "measure"])
     assert f"| {table.loc[('m-500', 'avg'), 'value']:.3f} [" in next(
         line for line in lines if "mini-500, mini-m" in line
@@ -78,6 +78,21 @@ def test_curves_are_means_over_replicates_to_where_the_first_ends(runs):
     assert curve["step"].iloc[-1] == 40
     assert curve["value"].iloc[-1] == pytest.approx(np.mean([column[40] for column in columns]))
     assert curve["n"].tolist() == [2] * len(curve)
+
+
+def test_arms_that_are_compared_share_their_replicates(made_up_study, tmp_path):
+    for arm in ("s-30", "s-oracle"):
+        shutil.copytree(made_up_study / arm, tmp_path / "study" / arm)
+    shutil.rmtree(tmp_path / "study" / "s-oracle" / "r0")
+    both = Runs(load(tmp_path / "study"), read_arms())
+    assert [len(both.of(arm)) for arm in ("s-30", "s-oracle")] == [2, 1]
+    assert [len(both.shared(("s-30", "s-oracle")).of(arm)) for arm in ("s-30", "s-oracle")] == [1, 1]
+    table = both.shared(("s-30", "s-oracle")).table([("s-30", "avg", {})])
+    assert table["low"].isna().all()  # one replicate has no interval
+    assert both.curve("s-oracle", "entropy")["low"].isna().all()
+    shutil.rmtree(tmp_path / "study" / "s-30" / "r1")
+    with pytest.raises(Missing):
+        Runs(load(tmp_path / "study"), read_arms()).shared(("s-30", "s-oracle"))
 
 
 def test_what_has_no_runs_is_named(made_up_study, tmp_path):

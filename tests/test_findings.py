@@ -1,5 +1,7 @@
 """Arms, measures of runs, and the rules by which findings are judged."""
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +22,14 @@ from analysis.findings import (
     Findings,
     Judge,
     Judged,
+    changed,
     judged_above,
     judged_within,
     markdown,
     read_findings,
     table,
 )
-from analysis.measures import EVALUATED, Measurements, Quantity, decomposition
+from analysis.measures import EVALUATED, Measurements, Pair, Quantity, Samples, decomposition
 from analysis.paper import Curve, Number, Relative, value_of
 from tests.test_claims import TABLES, write_answers
 from ttrl_repro.config import Seeds
@@ -41,21 +44,48 @@ RECORD = {
     (6, 0.0): TABLES[6, 0.0],
     (6, 0.6): TABLES[6, 0.6],
 }
-# Of two samples a question (k = 2): the base has .5 and 1 right, the end 1 and 0.
+
+
+def samples(codes_QN, finished_QN=None, tokens=3.0):
+    """Samples with these codes (-1: no answer); all end by themselves unless said otherwise."""
+    codes = np.array(codes_QN)
+    finished = np.ones_like(codes, dtype=bool) if finished_QN is None else np.array(finished_QN, dtype=bool)
+    return Samples(codes, finished, np.full(codes.shape, tokens))
+
+
+# Three questions, of which the first two samples count (k = 2) and the other four sort: on question 0 they agree and
+# are right, on 1 they agree and are wrong, on 2 they are divided and the vote is wrong.
+PAIR = Pair(
+    base=samples(
+        [[0, 1, 0, 0, 0, 1], [1, 1, 1, 1, 1, 0], [-1, -1, 0, 1, 2, 2]],
+        [[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1]],
+        tokens=5.0,
+    ),
+    end=samples([[0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1]], tokens=4.0),
+    base_greedy=samples([[0], [1], [0]]),
+    end_greedy=samples([[0], [0], [1]]),
+    k=2,
+    base_best_avg=0.4,
+)
 BY_HAND = {
-    "gain": -0.25,
-    "tokens": 3.0,
-    "base_tokens": 3.0,
-    "termination_part": 0.0,
-    "format_part": 0.0,
-    "form_part": 0.0,
-    "reasoning_part": -0.25,
-    "learned": 0.5,
-    "corrupted": 0.0,
-    "gain_agreed": 0.5,  # question 0, where three of four samples agree (on a wrong answer)
-    "gain_divided": -1.0,  # question 1, where two of four do
-    "solvable_part": 0.0,  # neither question is right in more than half of the base's samples
-    "unsolvable_part": -0.25,
+    # Right among the first two: base 1, 0, 0 of 2; end 2, 0, 1 of 2.
+    "gain": 3 / 6 - 1 / 6,
+    "net_gain": 3 / 6 - 0.4,
+    "tokens": 4.0,
+    "base_tokens": 5.0,
+    # Base 5 of 6 come to an end or an answer, 4 of these answer, 1 of these is right; at the end 6, 6, 3.
+    "termination_part": decomposition((5 / 6, 4 / 5, 1 / 4), (1.0, 1.0, 1 / 2))[0],
+    "format_part": decomposition((5 / 6, 4 / 5, 1 / 4), (1.0, 1.0, 1 / 2))[1],
+    "form_part": sum(decomposition((5 / 6, 4 / 5, 1 / 4), (1.0, 1.0, 1 / 2))[:2]),
+    "reasoning_part": decomposition((5 / 6, 4 / 5, 1 / 4), (1.0, 1.0, 1 / 2))[2],
+    "learned": 1 / 3,  # question 1
+    "corrupted": 1 / 3,  # question 2
+    "learned_divided": 0.0,
+    "corrupted_divided": 1.0,
+    "gain_agreed": (0.5 + 0.0) / 2,
+    "gain_divided": 0.5,
+    "solvable_part": 0.5 / 3,
+    "unsolvable_part": 0.5 / 3,
 }
 
 
@@ -78,14 +108,24 @@ def arms_file(tmp_path, experiment):
 
 def test_an_arm_is_a_cell_whatever_its_runs_are_called(arms_file, experiment, tmp_path):
     arms = read_arms(arms_file)
-    assert arms["b"].rollout.votes == 16
-    assert arms["a"].cell_hash() == experiment.cell_hash()
-    for draw, name in ((0, "x"), (1, "y"), (1000, "z")):
-        config = arms["b"].model_copy(update={"name": name, "seeds": Seeds(draw=draw)})
+    assert arms["b"].experiment.rollout.votes == 16
+    assert arms["a"].experiment.cell_hash() == experiment.cell_hash()
+    planned = {"x": Seeds(), "y": Seeds(base=1, draw=1, rl=1)}
+    others = {"z": Seeds(draw=1000), "u": Seeds(draw=1), "v": Seeds(rl=1), "w": Seeds(base=0, draw=3, rl=3)}
+    for name, seeds in (planned | others).items():
+        config = arms["b"].experiment.model_copy(update={"name": name, "seeds": seeds})
         write_answers(tmp_path / "study" / name, config, RECORD, 6)
     found = runs_of(load(tmp_path / "study"), arms)
-    # The development draw is none of the study's.
+    # A development draw, seeds that are no replicate's, a fourth replicate of three planned: none counts.
     assert found[["run", "arm"]].values.tolist() == [["x", "b"], ["y", "b"]]
+    more = {name: replace(arm, replicates=4) for name, arm in arms.items()}
+    assert runs_of(load(tmp_path / "study"), more)["run"].tolist() == ["x", "y", "w"]
+
+
+def test_runs_of_another_laboratory_are_no_arm_s(arms_file, tmp_path):
+    arms = read_arms(arms_file)
+    write_answers(tmp_path / "study" / "a", arms["a"].experiment, RECORD, 6, facts={"laboratory": "another"})
+    assert runs_of(load(tmp_path / "study"), arms).empty
 
 
 def test_bad_arms_are_named(arms_file):
@@ -102,12 +142,12 @@ def test_bad_arms_are_named(arms_file):
 
 def test_every_arm_is_run_once_and_every_run_has_an_arm(repository):
     arms = read_arms()
-    cells = {experiment.cell_hash(): name for name, experiment in arms.items()}
-    run = [name for name, experiment in arms.items() if experiment.name.startswith("confirm-")]
+    cells = {arm.experiment.cell_hash(): name for name, arm in arms.items()}
+    run = Counter({name: 10 for name, arm in arms.items() if arm.experiment.name.startswith("confirm-")})
     for path in sorted((repository / "sweeps").glob("*.yaml")):
         if not path.name.startswith("search-"):
-            run += sorted({cells[cell.experiment.cell_hash()] for cell in read_sweep(path).cells()})
-    assert sorted(run) == sorted(arms)
+            run += Counter(cells[cell.experiment.cell_hash()] for cell in read_sweep(path).cells())
+    assert run == {name: arm.replicates for name, arm in arms.items()}
 
 
 def test_replicates_of_the_study_s_sweeps_are_those_of_its_claims(repository):
@@ -125,7 +165,7 @@ def study(arms_file, tmp_path):
     """Three replicates of arm a, and one of b."""
     arms = read_arms(arms_file)
     for arm, draw in (("a", 0), ("a", 1), ("a", 2), ("b", 0)):
-        config = arms[arm].model_copy(update={"seeds": Seeds(base=draw, draw=draw, rl=draw)})
+        config = arms[arm].experiment.model_copy(update={"seeds": Seeds(base=draw, draw=draw, rl=draw)})
         write_answers(tmp_path / "study" / arm / f"r{draw}", config, RECORD, 6)
     return load(tmp_path / "study")
 
@@ -134,11 +174,29 @@ def run_of(study, number=0):
     return study.runs.iloc[number].to_dict()
 
 
-def test_measures_by_hand(study):
-    measurements, run = Measurements(study), run_of(study)
+def test_measures_by_hand():
     assert BY_HAND.keys() == EVALUATED.keys()
     for name, value in BY_HAND.items():
+        assert EVALUATED[name][1](PAIR) == pytest.approx(value), name
+
+
+def test_measures_of_a_record(study):
+    measurements, run = Measurements(study), run_of(study)
+    # Two samples a question count: the base has .5 and 1 right, the end 1 and 0; greedy .5 and 1.
+    for name, value in {"gain": -0.25, "net_gain": 0.5 - 0.75, "learned": 0.5, "corrupted": 0.0, "tokens": 3.0}.items():
         assert measurements.of(run, Quantity(arm="a", measure=name)) == pytest.approx(value), name
+
+
+def test_parts_add_up_to_the_gain_whatever_was_cut_off():
+    cut = samples([[0, 0, 1, -1]], [[1, 0, 0, 0]])  # an answer before the cut counts
+    assert cut.factors() == pytest.approx((3 / 4, 1.0, 2 / 3))
+    assert np.prod(cut.factors()) == pytest.approx(0.5)
+    assert samples([[-1, -1]], [[0, 0]]).factors() == (0.0, 0.0, 0.0)
+
+
+def test_where_no_question_is_divided_there_is_no_gain_of_such():
+    agreed = replace(PAIR, base=samples([[0] * 6]), end=samples([[0] * 6]))
+    assert np.isnan(EVALUATED["gain_divided"][1](agreed))
 
 
 def test_when_a_measure_is_of(study):
@@ -234,6 +292,10 @@ def test_findings_are_judged_on_runs(study, arms_file):
         ([{**falls, "right": [{"arm": "a", "measure": "avg"}, {"arm": "a", "measure": "base_avg"}]}], SUPPORTED),
         ([{"kind": "spread", "of": gain, "least": 0.05}], CONTRADICTED),  # the three are the same
         ([{"kind": "trend", "arms": {"a": 1, "b": 2, "c": 4}, "measure": "gain"}], INSUFFICIENT),
+        ([{**confirmed, "opposite": True}], CONTRADICTED),
+        ([{"kind": "equivalent", "left": gain, "right": gain, "margin": 0.01}], SUPPORTED),
+        # What no run has counts no replicate.
+        ([{"kind": "greater", "left": {"arm": "a", "measure": "kl", "at": "last"}}], INSUFFICIENT),
     ):
         (one,) = findings(*evidence)
         assert judge.judge(one)[0] == verdict, evidence
@@ -246,7 +308,8 @@ def test_a_trend_is_the_slope_over_arms(arms_file, tmp_path):
     right = {"a": [[0, 1, 1, 1], [1, 1, 1, 1]], "b": [[0, 0, 1, 1], [1, 1, 1, 1]], "c": [[0, 0, 1, 1], [0, 1, 1, 1]]}
     for arm, codes in right.items():
         for draw in range(3):
-            config = arms[arm].model_copy(update={"seeds": Seeds(draw=draw)})
+            seeds = Seeds(base=draw, draw=draw, rl=draw)
+            config = arms[arm].experiment.model_copy(update={"seeds": seeds})
             write_answers(tmp_path / "study" / arm / f"r{draw}", config, {**RECORD, (6, 0.6): codes}, 6)
     judge = Judge(load(tmp_path / "study"), arms, {})
     # avg@2 is .25, .5, .75 over log2 x of 3, 4, 5.
@@ -296,8 +359,21 @@ def test_the_study_s_findings_name_claims_and_arms_that_there_are():
     found = read_findings()
     claims = {claim.key for claim in read_claims()}
     named = {one.claim for finding in found for one in finding.evidence if isinstance(one, Confirmatory)}
-    assert named <= claims
-    assert {finding.source for finding in found} == {"paper", "critics", "paper on itself"}
+    assert named == claims  # every preregistered claim lends its verdict to a finding
+    assert {finding.source for finding in found} == {"paper", "critics", "consistency"}
+    assert changed() is None, "the criteria are not as frozen"
+
+
+def test_checks_of_the_paper_s_numbers(study):
+    numbers = {"kind": "paper", "left": {"curve": "fig6_avg16", "at": "last"}}  # 45.93
+    judge = Judge(study, {}, {})
+    for rest, verdict in (
+        ({"right": 40.0}, SUPPORTED),
+        ({"right": 40.0, "least": 6.0}, CONTRADICTED),
+        ({"right": 46.0, "margin": 0.1}, SUPPORTED),
+        ({"right": 46.0, "margin": 0.05}, CONTRADICTED),
+    ):
+        assert judge.judge(findings({**numbers, **rest})[0])[0] == verdict
 
 
 def test_the_paper_s_numbers():

@@ -89,6 +89,7 @@ def test_every_difference_is_named(state):
             "corpora": {**state.corpora, "mini-new": "0"},
             "tasks": {**state.tasks, "mini-30": ["0", *state.tasks["mini-30"][1:]]},
             "claims": "0",
+            "findings": "0",
         }
     )
     assert differences(state, other) == [
@@ -97,6 +98,7 @@ def test_every_difference_is_named(state):
         "corpora of mini-new: not in the freeze",
         "tasks of mini-30: changed",
         "claims: changed",
+        "findings or arms: changed",
     ]
 
 

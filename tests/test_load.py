@@ -18,11 +18,11 @@ from ttrl_repro.records import Record
 @pytest.fixture
 def study(tmp_path):
     """Two replicates of a cell, whole and of the frozen laboratory."""
-    arm = read_arms()["xs-30"]
+    arm = read_arms()["oracle"].experiment
     for replicate in (0, 1):
         seeds = arm.seeds.model_copy(update={"base": replicate, "draw": replicate, "rl": replicate})
         run = arm.model_copy(update={"seeds": seeds})
-        write_run(tmp_path / "study" / f"r{replicate}", run, np.random.default_rng(replicate))
+        write_run(tmp_path / "study" / f"r{replicate}", run, np.random.default_rng(replicate), whole=True)
     return tmp_path / "study"
 
 
@@ -38,6 +38,11 @@ def cut(path):
 
 def with_nan(path):
     path.write_text(path.read_text().replace('"entropy": ', '"entropy": NaN, "x": ', 1))
+
+
+def without_step_7(path):
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:6], *lines[7:]]) + "\n")
 
 
 def twice(path):
@@ -61,9 +66,11 @@ def no_parquet(path):
 
 
 DAMAGE = {
-    "a line that is cut off": ("metrics.jsonl", cut, r"metrics\.jsonl, line 17: not valid JSON"),
+    "a line that is cut off": ("metrics.jsonl", cut, r"metrics\.jsonl, line 40: not valid JSON"),
     "a metric that is NaN": ("metrics.jsonl", with_nan, r"metrics\.jsonl, line 1: entropy is nan, not a finite"),
-    "a step twice": ("metrics.jsonl", twice, r"metrics\.jsonl, line 18: step 40 was there before"),
+    "a step twice": ("metrics.jsonl", twice, r"metrics\.jsonl, line 41: step 40 was there before"),
+    "a step without a line": ("metrics.jsonl", without_step_7, r"metrics\.jsonl: no line of step 7, though"),
+    "no evaluation on the way": ("eval/step-000020.parquet", gone, r"step-000020\.parquet: missing"),
     "no evaluation of the end": ("eval/step-000040.parquet", gone, r"step-000040\.parquet: missing"),
     "no votes": ("votes.parquet", gone, r"votes\.parquet: missing, though the run is finished"),
     "votes that are no parquet": ("votes.parquet", no_parquet, r"votes\.parquet: cannot be read"),
@@ -116,6 +123,11 @@ def test_if_every_record_is_damaged_there_is_nothing_to_load(study):
         cut(study / run / "metrics.jsonl")
     with pytest.raises(UserError, match=r"every record here is damaged, as .*r0"):
         load(study, skip_damaged=True)
+
+
+def test_attempts_of_a_sweep_are_no_runs(study):
+    shutil.copytree(study / "r0", study / "attempts" / "1" / "r0")
+    assert load(study).runs["run"].tolist() == ["r0", "r1"]
 
 
 def test_whole_records_load(study):

@@ -10,7 +10,7 @@ import sys
 import pytest
 import yaml
 
-from analysis.rerun import candidates, compare, rerun_some
+from analysis.rerun import candidates, compare, main, rerun_some
 from bench.stress import EXPERIMENT
 from ttrl_repro.errors import UserError
 from ttrl_repro.records import keep_compact
@@ -34,20 +34,28 @@ def test_a_rerun_is_its_record_bit_for_bit(kept, tmp_path, capsys):
     assert "votes/a: bit for bit; avg " in capsys.readouterr().out
 
 
-def test_another_run_is_noticed(kept, tmp_path):
-    other = tmp_path / "other"
-    shutil.copytree(kept / "votes" / "a", other)
+def test_another_run_is_noticed(kept, tmp_path, monkeypatch, capsys):
+    record, other = kept / "votes" / "a", tmp_path / "other"
+    shutil.copytree(record, other)
     lines = (other / "metrics.jsonl").read_text().splitlines()
     changed = {**json.loads(lines[-1]), "entropy": 1.0}
     (other / "metrics.jsonl").write_text("\n".join([*lines[:-1], json.dumps(changed)]) + "\n")
-    rounded = compare("x", kept / "votes" / "a", other)
-    assert (rounded.bitwise, rounded.labels, rounded.fine) == (False, 1.0, True)  # other rounding, the same result
-    for part in (other / "eval").iterdir():
-        part.unlink()
-    shutil.copytree(kept / "votes" / "a" / "eval", other / "eval", dirs_exist_ok=True)
-    (other / "eval" / "step-000005.parquet").write_bytes((other / "eval" / "step-000000.parquet").read_bytes())
-    with pytest.raises(UserError):  # the end's evaluation is not one
-        compare("x", kept / "votes" / "a", other)
+    here = compare("x", record, other)
+    assert (here.bitwise, here.alike, here.labels, here.fine) == (False, True, 1.0, False)
+    assert here.line().endswith(": NOT same")
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["environment"]["processor"] = "another"
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    elsewhere = compare("x", record, other)  # other rounding, the same result
+    assert (elsewhere.bitwise, elsewhere.alike, elsewhere.fine) == (False, False, True)
+
+    monkeypatch.setattr("analysis.rerun.rerun", lambda _, out: shutil.copytree(tmp_path / "other", out))
+    assert [one.fine for one in rerun_some(kept, 1, 0, tmp_path / "again")] == [True]
+    (tmp_path / "other" / "manifest.json").write_text((record / "manifest.json").read_text())
+    with pytest.raises(SystemExit) as ended:
+        main(kept, 1, 0, tmp_path / "again-2")
+    assert ended.value.code == 1
+    assert "NOT same" in capsys.readouterr().out
 
 
 def test_nothing_to_run_again(kept, tmp_path):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from analysis.measures import Measurements, Quantity
 from analysis.verl import metric_name, read_console_log
 from analysis.wandb_report import build, content, publish
 from analysis.wandb_source import load_wandb
@@ -48,10 +49,17 @@ def run_of(name, config, history, **fields):
 
 
 def test_the_whole_history_of_our_runs(experiment):
-    manifest = {"config_hash": "c0ffee", "task": {"name": "mini-30"}, "git": {"commit": "abc"}}
+    task = {"name": "mini-30", "fingerprint": "f"}
+    manifest = {"config_hash": "c0ffee", "task": task, "git": {"commit": "abc"}, "model": {"weights": "w"}}
     config = {**experiment.model_dump(mode="json"), "manifest": manifest}
     history = [
-        {"_step": step, "_runtime": 1.0, "label_accuracy": step / 1000, "time/seconds": 2.0, "eval/x/train/greedy": 0.5}
+        {
+            "_step": step,
+            "_runtime": 1.0,
+            "label_accuracy": step / 1000,
+            "time/seconds": 2.0,
+            "samples": {"_type": "table"},
+        }
         for step in range(1, 801)
     ]
     api = Api(run_of("one", config, history))
@@ -62,6 +70,10 @@ def test_the_whole_history_of_our_runs(experiment):
     assert study.metrics["metric"].unique().tolist() == ["label_accuracy"]
     assert study.metrics[["step", "value"]].to_numpy()[[0, -1]].tolist() == [[1, 0.001], [800, 0.8]]
     assert study.configs["one"] == experiment
+    run = study.runs.to_dict("records")[0]
+    assert Measurements(study).of(run, Quantity(arm="x", measure="label_accuracy", at="last")) == pytest.approx(0.798)
+    twins = load_wandb("me/ttrl", api=Api(*(run_of("one", config, history[:3], id=name) for name in "ab")))
+    assert twins.runs["run"].tolist() == ["one (a)", "one (b)"]
 
 
 def test_the_authors_runs_lie_in_the_same_tables():

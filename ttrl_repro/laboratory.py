@@ -50,7 +50,8 @@ class Frozen(Strict):
 
     weights: of a shipped base (`mini-s-seed0`), see `base_hash`. recipes: of a recipe, see
     `recipe_hash`. corpora: of a recipe, the first CORPUS_TOKENS of the corpus that it makes with base seed 0. tasks: of
-    a task, draws 0 to DRAWS - 1, see `draw_hash`. claims: of the claims and their arms, see `claims_hash`.
+    a task, draws 0 to DRAWS - 1, see `draw_hash`. claims: of the claims and their arms, see `claims_hash`. findings: of
+    the criteria of all other findings and of the study's arms, see `findings_hash`.
     """
 
     tag: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -59,10 +60,11 @@ class Frozen(Strict):
     corpora: dict[str, str]
     tasks: dict[str, list[str]]
     claims: str
+    findings: str
 
     def content_hash(self) -> str:
-        """16 hex digits that name this freeze in manifests."""
-        return _hash(self.model_dump())
+        """16 hex digits that name this freeze in manifests: what runs are made with, and the claims."""
+        return _hash(self.model_dump(exclude={"findings"}))
 
 
 def read(path: Path = PATH) -> Frozen:
@@ -133,10 +135,15 @@ def claims_hash(path: Path = CLAIMS) -> str:
     return _hash(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
+def findings_hash(folder: Path = CLAIMS.parent) -> str:
+    """Hash of what findings.yaml and arms.yaml say, whatever their comments and layout."""
+    return _hash([claims_hash(folder / name) for name in ("findings.yaml", "arms.yaml")])
+
+
 def package_state(tag: str) -> Frozen:
     """The hashes of the package as it is (some 15 seconds). Raises UserError for a tag that is none."""
     try:
-        named = Frozen(tag=tag, weights={}, recipes={}, corpora={}, tasks={}, claims="")
+        named = Frozen(tag=tag, weights={}, recipes={}, corpora={}, tasks={}, claims="", findings="")
     except ValidationError as error:
         raise UserError(f"{tag!r} cannot be a tag; use letters, digits, dots and dashes, as in lab-v1") from error
     names = recipe_names()
@@ -146,6 +153,7 @@ def package_state(tag: str) -> Frozen:
         "corpora": {name: corpus_hash(name) for name in names},
         "tasks": {task: [draw_hash(task, draw) for draw in range(DRAWS)] for task in task_names()},
         "claims": claims_hash(),
+        "findings": findings_hash(),
     }
     return named.model_copy(update=hashes)
 
@@ -160,7 +168,8 @@ def differences(frozen: Frozen, found: Frozen) -> list[str]:
                 lines.append(f"{kind} of {name}: {'missing' if name not in now else 'not in the freeze'}")
             elif before[name] != now[name]:
                 lines.append(f"{kind} of {name}: changed")
-    return lines + ["claims: changed"] * (frozen.claims != found.claims)
+    lines += ["claims: changed"] * (frozen.claims != found.claims)
+    return lines + ["findings or arms: changed"] * (frozen.findings != found.findings)
 
 
 def foreign_bases() -> list[str]:
