@@ -106,6 +106,20 @@ def test_the_figure(cell, tmp_path, repository):
     ]
 
 
+def test_the_committed_diagram_follows_from_the_committed_records(repository, tmp_path):
+    script = repository / "paper_figures" / "phase_diagram.py"
+    subprocess.run([sys.executable, script, "--out", tmp_path], check=True, capture_output=True, cwd=repository)
+    for name in ("phase_diagram.csv", "phase_diagram_runs.csv"):
+        assert (tmp_path / name).read_bytes() == (repository / "paper_figures" / name).read_bytes(), name
+
+
+def test_every_outcome_is_on_the_committed_diagram(repository):
+    table = pd.read_csv(repository / "paper_figures" / "phase_diagram.csv")
+    assert len(table) == 12
+    assert sorted(table["pi"].unique()) == [0.1, 0.25, 0.4, 0.6]
+    assert set(table["outcome"]) <= {"gain", "stall", "collapse"}
+
+
 # -- experiments/phase.sh, with a stand-in for `ttrl` -----------------------------------------------
 
 TTRL = """#!/usr/bin/env bash
