@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from analysis.load import Study
+from analysis.load import Study, rows_of
 from analysis.regime import regime_runs
 from ttrl_repro.errors import UserError
 from ttrl_repro.miniature.recipes import load_recipe
@@ -72,6 +72,16 @@ def phase_table(runs: pd.DataFrame) -> pd.DataFrame:
             row |= {measure: found.value, f"{measure}, low": found.low, f"{measure}, high": found.high}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A row per cell: outcome, and both measures with their intervals over replicates."""
+    lines = [f"| misreaders | exposed | n | outcome | {' | '.join(MEASURES)} |", "|---" * (4 + len(MEASURES)) + "|"]
+    for row in rows_of(table):
+        cells = [f"{row[m]:+.3f} [{row[f'{m}, low']:+.3f}, {row[f'{m}, high']:+.3f}]" for m in MEASURES]
+        place = f"{row['pi']:.2f} | {row['exposed']:.2f} | {row['n']} | {row['outcome']}"
+        lines.append(f"| {place} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def title_of(folder: Path, study: Study, table: pd.DataFrame) -> str:

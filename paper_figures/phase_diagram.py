@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from analysis import load
-from analysis.phase import draw, phase_runs, phase_table, title_of
+from analysis.phase import draw, markdown, phase_runs, phase_table, title_of
 from analysis.style import save
 from ttrl_repro.errors import in_one_line
 
@@ -31,6 +31,7 @@ def main(
     table = phase_table(runs)
     for path in save(draw(table, title_of(records, study, table)), table, out, NAME):
         print(f"figure: {path}")
+    (out / f"{NAME}.md").write_text(markdown(table))
     runs.to_csv(out / f"{NAME}_runs.csv", index=False, float_format="%.6g", lineterminator="\n")
 
 

@@ -12,6 +12,7 @@ from analysis.phase import (
     OVER_VOTE,
     draw,
     exposed_share,
+    markdown,
     misreaders,
     outcome,
     phase_runs,
@@ -47,6 +48,9 @@ def test_the_table_has_a_row_per_cell_with_intervals():
     # t(.975, 1) = 12.706, times .1 / 2 for two values .1 apart.
     assert table[f"{OVER_VOTE}, high"].tolist() == pytest.approx([0.15 + 12.706 * 0.05, -0.2 + 12.706 * 0.1], abs=1e-3)
     assert table["n"].tolist() == [2, 2]
+    lines = markdown(table).splitlines()
+    assert len(lines) == 4
+    assert lines[2].startswith("| 0.10 | 0.90 | 2 | gain | +0.150 [-0.485, +0.785] | +0.100 [+0.100, +0.100] |")
     assert len(draw(table, "title").axes) == 2
 
 
@@ -101,7 +105,7 @@ def test_the_figure(cell, tmp_path, repository):
     command = [sys.executable, repository / "paper_figures" / "phase_diagram.py", "--records", cell.parent]
     subprocess.run([*command, "--out", tmp_path / "out"], check=True, cwd=repository)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        *(f"phase_diagram.{ending}" for ending in ("csv", "pdf", "png")),
+        *(f"phase_diagram.{ending}" for ending in ("csv", "md", "pdf", "png")),
         "phase_diagram_runs.csv",
     ]
 
@@ -109,7 +113,7 @@ def test_the_figure(cell, tmp_path, repository):
 def test_the_committed_diagram_follows_from_the_committed_records(repository, tmp_path):
     script = repository / "paper_figures" / "phase_diagram.py"
     subprocess.run([sys.executable, script, "--out", tmp_path], check=True, capture_output=True, cwd=repository)
-    for name in ("phase_diagram.csv", "phase_diagram_runs.csv"):
+    for name in ("phase_diagram.csv", "phase_diagram.md", "phase_diagram_runs.csv"):
         assert (tmp_path / name).read_bytes() == (repository / "paper_figures" / name).read_bytes(), name
 
 
