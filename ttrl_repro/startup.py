@@ -13,6 +13,7 @@ import warnings
 # From malloc.h: requests from this size on get pages of their own, and free memory beyond this goes back to the system.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 2**30
+STDERR = 2  # the descriptor: a notebook's sys.stderr has none
 
 
 def keep_freed_memory() -> None:
@@ -36,7 +37,7 @@ def keep_freed_memory() -> None:
 def prepare_process() -> None:
     """Threads, memory, quieter libraries; on SIGUSR1 the process prints where each of its threads is."""
     if hasattr(signal, "SIGUSR1"):
-        faulthandler.register(signal.SIGUSR1)
+        faulthandler.register(signal.SIGUSR1, file=STDERR)
     # Waiting threads sleep instead of spinning: on a busy machine spinning slows OpenMP 4 to 10 times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch's large tensors on large pages
