@@ -20,6 +20,7 @@ from ttrl_repro.config import Experiment
 from ttrl_repro.errors import UserError
 from ttrl_repro.records import Record
 
+pytestmark = pytest.mark.timeout(1200)  # the records of every arm are made first
 HOSTILE = '</script><script>document.title = "hacked"</script><!--'
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

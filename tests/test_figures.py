@@ -18,6 +18,9 @@ from analysis.plots import long
 from paper_figures.make_figures import main, same, scripts
 
 
+pytestmark = pytest.mark.timeout(1200)  # the records of every arm are made first
+
+
 @pytest.fixture(scope="module")
 def runs(made_up_study):
     return Runs(load(made_up_study), read_arms())
