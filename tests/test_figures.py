@@ -17,7 +17,6 @@ from analysis.figures import Missing, Runs, write
 from analysis.plots import long
 from paper_figures.make_figures import main, same, scripts
 
-
 pytestmark = pytest.mark.timeout(1200)  # the records of every arm are made first
 
 
