@@ -86,7 +86,7 @@ def test_bytes_that_are_no_text(tmp_path):
 
 
 def test_unknown_tasks(tmp_path):
-    with pytest.raises(UserError, match=r"known: level-exposed, .*, mini-30, mini-500, mini-83, mini-choice, "):
+    with pytest.raises(UserError, match="known: mini-30, mini-500, mini-83, mini-choice, "):
         load_task("aime")
     with pytest.raises(UserError, match="no such file"):
         load_task(str(tmp_path / "none.jsonl"))

@@ -14,7 +14,7 @@ __all__ = ["Question", "Split", "Task", "has_fresh_split", "load_task", "task_na
 
 def task_names() -> list[str]:
     """Names that `load_task` knows, besides paths."""
-    return sorted([*TASKS, *LEVELS])
+    return [*sorted(TASKS), *sorted(LEVELS)]
 
 
 def has_fresh_split(spec: str) -> bool:
