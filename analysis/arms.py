@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from pydantic import Field, ValidationError
 
 from analysis.claims import seeds_of
@@ -26,6 +25,7 @@ from ttrl_repro.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = Path(__file__).with_name("arms.yaml")
+Seeds = tuple[int, int, int]  # base seed, question draw, RL seed
 
 
 class Arm(Strict):
@@ -83,21 +83,20 @@ def read_arms(path: Path = PATH) -> dict[str, Planned]:
     return found
 
 
-def runs_of(study: Study, arms: Mapping[str, Planned]) -> pd.DataFrame:
-    """The study's finished runs of these arms, with `arm` in front, in the arms' order.
+def runs_of(study: Study, arms: Mapping[str, Planned]) -> dict[str, dict[Seeds, Mapping[str, Any]]]:
+    """The study's finished runs of every arm, rows of `Study.runs`, by their seeds, in order of the replicates.
 
     Only planned replicates: nobody can add runs until a number pleases. Runs that are not of the frozen laboratory are
     left out (`Study.foreign` names them).
     """
-    names = {arm.experiment.cell_hash(): name for name, arm in arms.items()}
-    planned = {name: {seeds_of(r) for r in range(arm.replicates)} for name, arm in arms.items()}
-    rows = []
-    for run in rows_of(study.runs):
-        name = names.get(run["cell"])
-        seeds = (run["seed_base"], run["seed_draw"], run["seed_rl"])
-        if name is None or run["state"] != "finished" or run["run"] in study.foreign or seeds not in planned[name]:
-            continue
-        rows.append({"arm": name, **run})
-    rank = {name: i for i, name in enumerate(arms)}
-    rows.sort(key=lambda run: (rank[run["arm"]], run["seed_draw"]))
-    return pd.DataFrame(rows, columns=["arm", *study.runs.columns])
+    finished = {
+        (run["cell"], run["seed_base"], run["seed_draw"], run["seed_rl"]): run
+        for run in rows_of(study.runs)
+        if run["state"] == "finished" and run["run"] not in study.foreign
+    }
+    found: dict[str, dict[Seeds, Mapping[str, Any]]] = {}
+    for name, arm in arms.items():
+        cell = arm.experiment.cell_hash()
+        planned = map(seeds_of, range(arm.replicates))
+        found[name] = {seeds: finished[cell, *seeds] for seeds in planned if (cell, *seeds) in finished}
+    return found

@@ -186,6 +186,13 @@ class Claim(Strict):
         return self
 
 
+def refuse_twice(keys: Sequence[str]) -> None:
+    """Raise ValueError if a key is there twice."""
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        raise ValueError(f"key {twice[0]!r} is used twice")
+
+
 class Claims(Strict):
     """The content of a claims file: what its arms are, and 1 to MOST claims about them with different keys.
 
@@ -197,10 +204,7 @@ class Claims(Strict):
 
     @model_validator(mode="after")
     def _different_keys(self) -> Claims:
-        keys = [claim.key for claim in self.claims]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        if twice:
-            raise ValueError(f"key {twice[0]!r} is used twice")
+        refuse_twice([claim.key for claim in self.claims])
         return self
 
     @model_validator(mode="after")
@@ -491,30 +495,50 @@ def code_line(runs: pd.DataFrame, tag: str) -> str:
     return f"Made at {tag} or later, by git: {len(named)} of {len(commits)} records{unchecked}."
 
 
-def preregistered(study: Study, path: Path = PATH) -> tuple[pd.DataFrame, pd.DataFrame, Claims, str]:
-    """The study's own claims judged on a study: verdicts, `first_majority` of the runs that count, the claims, and
-    what git says of the code (`code_line`).
+@dataclass(frozen=True)
+class Judgement:
+    """Claims judged on a study: verdicts (COLUMNS), `first_majority` of the runs that count, and `code_line`."""
 
-    Raises UserError if the claims are not as frozen, if a run of an arm is not of the frozen laboratory or was made
-    with other code, and as `evaluate_claims`.
+    claims: tuple[Claim, ...]
+    verdicts: pd.DataFrame
+    first: pd.DataFrame
+    code: str
+
+    def markdown(self) -> str:
+        """As text: the line on the code, then the tables."""
+        return f"{self.code}\n\n{markdown(self.verdicts, self.first, self.claims)}"
+
+
+def judged(study: Study, content: Claims) -> Judgement:
+    """The claims of a file judged on a study of the frozen laboratory. Raises UserError as `code_line`,
+    `evaluate_claims`."""
+    code = code_line(study.runs, laboratory.read().tag)
+    verdicts = evaluate_claims(study, content.claims, content.arms)
+    replicates = {seeds_of(replicate) for replicate in range(max(claim.replicates for claim in content.claims))}
+    seeds = zip(study.runs["seed_base"], study.runs["seed_draw"], study.runs["seed_rl"], strict=True)
+    counted = replace(study, runs=study.runs[[of_run in replicates for of_run in seeds]])
+    return Judgement(content.claims, verdicts, first_majority(counted), code)
+
+
+def preregistered(study: Study) -> Judgement:
+    """The study's own claims judged on those runs of a study that are of their arms.
+
+    Raises UserError if the claims are not as frozen, if a run of an arm is not of the frozen laboratory, as `judged`.
     """
-    content, frozen = read_file(path), laboratory.read()
-    if laboratory.claims_hash(path) != frozen.claims:
-        raise UserError(f"{path}: these are not the claims of the freeze {frozen.tag}: they were changed since")
+    content = read_file()
+    refuse_changed(PATH)
     arms = replace(study, runs=study.runs[study.runs["name"].isin(content.arms)])
     for run in arms.runs["run"]:
         if run in study.foreign:
             raise UserError(f"{run}: not a record of the frozen laboratory: {study.foreign[run]}")
-    line = code_line(arms.runs, frozen.tag)
-    verdicts = evaluate_claims(arms, content.claims, content.arms)
-    return verdicts, first_majority(_counted(arms, content)), content, line
+    return judged(arms, content)
 
 
-def _counted(study: Study, content: Claims) -> Study:
-    """The study with the runs alone that are a replicate of the claims."""
-    replicates = {seeds_of(replicate) for replicate in range(max(claim.replicates for claim in content.claims))}
-    seeds = zip(study.runs["seed_base"], study.runs["seed_draw"], study.runs["seed_rl"], strict=True)
-    return replace(study, runs=study.runs[[of_run in replicates for of_run in seeds]])
+def refuse_changed(path: Path) -> None:
+    """Raise UserError if the claims of a file are not those of the freeze."""
+    frozen = laboratory.read()
+    if laboratory.claims_hash(path) != frozen.claims:
+        raise UserError(f"{path}: these are not the claims of the freeze {frozen.tag}: they were changed since")
 
 
 def report(folder: Path, path: Path = PATH) -> str:
@@ -523,15 +547,9 @@ def report(folder: Path, path: Path = PATH) -> str:
     The first majority is of the runs that count for the claims. Raises UserError for a bad file, for the study's own if
     it is not as frozen, for bad or foreign records, and as `evaluate_claims`.
     """
-    content, frozen = read_file(path), laboratory.read()
-    lines = []
-    if laboratory.claims_hash(path) != frozen.claims:
-        if path.resolve() == PATH.resolve():
-            raise UserError(f"{path}: these are not the claims of the freeze {frozen.tag}: they were changed since")
-        lines.append(f"These are not the preregistered claims (those of the freeze {frozen.tag}): they are {path}.")
-    study = load(folder, frozen=True)
-    lines.append(code_line(study.runs, frozen.tag))
-    verdicts = evaluate_claims(study, content.claims, content.arms)
-    counted = _counted(study, content)
-    head = "".join(f"{line}\n\n" for line in lines)
-    return head + markdown(verdicts, first_majority(counted), content.claims)
+    content, frozen, head = read_file(path), laboratory.read(), ""
+    if path.resolve() == PATH.resolve():
+        refuse_changed(path)
+    elif laboratory.claims_hash(path) != frozen.claims:
+        head = f"These are not the preregistered claims (those of the freeze {frozen.tag}): they are {path}.\n\n"
+    return head + judged(load(folder, frozen=True), content).markdown()

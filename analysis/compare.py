@@ -15,14 +15,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.figures import estimated
+from analysis.arms import Seeds
 from analysis.load import Study, load, rows_of
-from analysis.measures import Measurements, Quantity
+from analysis.measures import Measurements, Quantity, estimated
 from ttrl_repro.config import Experiment
 from ttrl_repro.errors import UserError
 from ttrl_repro.report import console
 
-Seeds = tuple[int, int, int]
 # title -> measure and when; the base's first, then what training made of it, then training itself.
 SHOWN: dict[str, tuple[str, str]] = {
     "base greedy": ("base_greedy", "end"),
@@ -70,15 +69,10 @@ def read_side(path: Path) -> Side:
     return Side(str(path), next(iter(study.configs.values())), study)
 
 
-def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
     """Nested settings as `rollout.votes` -> value."""
-    out: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            out |= flattened(value, f"{prefix}{name}.")
-        else:
-            out[f"{prefix}{name}"] = value
-    return out
+    (flat,) = pd.json_normalize(dict(values)).to_dict("records")
+    return {str(name): value for name, value in flat.items()}
 
 
 def config_differences(experiments: Sequence[Experiment]) -> pd.DataFrame:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -11,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.load import Study, rows_of
+from analysis.paper import curve as paper_curve
 from analysis.style import COLOURS
 from ttrl_repro.errors import UserError
 from ttrl_repro.stats import ANSWERS, answers_interval, avg_at_k, maj_at_k, replicates_interval
@@ -27,11 +26,11 @@ TRAINING = {
     "majority_ratio": COLOURS["orange"],
 }
 PAPER = {
-    "label_accuracy": "fig9_label_accuracy.csv",
-    "reward_accuracy": "fig9_reward_accuracy.csv",
-    "majority_ratio": "fig9_majority_ratio.csv",
-    "greedy": "fig12a_accuracy.csv",
-    "entropy": "fig12b_entropy.csv",
+    "label_accuracy": "fig9_label_accuracy",
+    "reward_accuracy": "fig9_reward_accuracy",
+    "majority_ratio": "fig9_majority_ratio",
+    "greedy": "fig12a_accuracy",
+    "entropy": "fig12b_entropy",
 }
 
 
@@ -91,11 +90,11 @@ def _means(table: pd.DataFrame, cell: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def paper_curves(folder: Path) -> pd.DataFrame:
+def paper_curves() -> pd.DataFrame:
     """The paper's own curves (arXiv 2504.16084v3, figures 9 and 12), in the same columns."""
     parts = []
     for series, name in PAPER.items():
-        curve = pd.read_csv(folder / name)
+        curve = paper_curve(name)
         parts.append(
             pd.DataFrame(
                 {

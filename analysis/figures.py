@@ -19,17 +19,15 @@ import pandas as pd
 import typer
 from matplotlib.figure import Figure
 
-from analysis.arms import Planned, read_arms, runs_of
-from analysis.load import Study, load, rows_of
-from analysis.measures import Measurements, Quantity
+from analysis.arms import Planned, Seeds, read_arms, runs_of
+from analysis.load import Study, load
+from analysis.measures import Measurements, Quantity, estimated
 from analysis.style import save
 from ttrl_repro.config import Experiment
 from ttrl_repro.errors import UserError, in_one_line
-from ttrl_repro.stats import replicates_interval
 
 FOLDER = Path(__file__).resolve().parent.parent / "paper_figures"
 RECORDS = FOLDER / "data" / "study"
-Seeds = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,14 @@ class Missing(Exception):
 
     def __str__(self) -> str:
         return f"no finished runs of {', '.join(self.arms)}"
+
+
+def arms_table(
+    runs: Runs, names: Mapping[str, str], heading: str, titles: Mapping[str, str]
+) -> tuple[str, pd.DataFrame]:
+    """A table of arms (arm -> its name there) by measures (measure -> its title), as a script's `draw` gives it."""
+    table = runs.table([(arm, measure, {}) for arm in names for measure in titles])
+    return grid(table, list(names.values()), heading, titles), table
 
 
 def grid(found: pd.DataFrame, rows: Sequence[str], heading: str, titles: Mapping[str, str]) -> str:
@@ -59,21 +65,13 @@ def grid(found: pd.DataFrame, rows: Sequence[str], heading: str, titles: Mapping
     return "\n".join(lines) + "\n"
 
 
-def estimated(values: Sequence[float] | np.ndarray) -> tuple[int, float, float, float]:
-    """n, mean, and the bounds of the 95 % t interval over replicates: NaN of one alone."""
-    found, n = replicates_interval(np.asarray(values, dtype=float)), len(values)
-    return (n, found.value, found.low, found.high) if n > 1 else (n, found.value, np.nan, np.nan)
-
-
 class Runs:
     """The finished runs of a study by arm, and their measures."""
 
     def __init__(self, study: Study, arms: Mapping[str, Planned]) -> None:
         self.study, self.planned = study, arms
         self.measurements = Measurements(study)
-        self._runs: dict[str, dict[Seeds, Mapping[str, Any]]] = {name: {} for name in arms}
-        for run in rows_of(runs_of(study, arms)):
-            self._runs[run["arm"]][run["seed_base"], run["seed_draw"], run["seed_rl"]] = run
+        self._runs = runs_of(study, arms)
 
     def config(self, arm: str) -> Experiment:
         """An arm's config."""
@@ -84,9 +82,9 @@ class Runs:
         return bool(self._runs[arm])
 
     def of(self, arm: str) -> dict[Seeds, Mapping[str, Any]]:
-        """An arm's runs by base seed, draw and RL seed, in order of the draws. Raises Missing if there is none."""
+        """An arm's runs by their seeds, in order of the replicates. Raises Missing if there is none."""
         self.require((arm,))
-        return dict(sorted(self._runs[arm].items(), key=lambda item: item[0][1]))
+        return self._runs[arm]
 
     def require(self, arms: Sequence[str]) -> None:
         """Raise Missing unless every one of these arms has a run."""

@@ -29,14 +29,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import Field, ValidationError, model_validator
 from scipy import stats as scipy_stats
 
-from analysis.arms import Planned, read_arms, runs_of
+from analysis.arms import Planned, Seeds, read_arms, runs_of
+from analysis.claims import preregistered, read_claims, refuse_twice
 from analysis.load import Study, rows_of
 from analysis.measures import Measurements, Quantity
 from analysis.paper import Own, value_of
@@ -52,7 +53,6 @@ SUPPORTED, CONTRADICTED, INSUFFICIENT, OUT_OF_REACH = "supported", "contradicted
 OPPOSITE = {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}
 REPLICATES = 3
 SOURCES = ("paper", "critics", "consistency")  # the last: of the paper's own numbers with one another
-Seeds = tuple[int, int, int]
 
 
 class Greater(Strict):
@@ -151,10 +151,7 @@ class Findings(Strict):
 
     @model_validator(mode="after")
     def _different_keys(self) -> Findings:
-        keys = [finding.key for finding in self.findings]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        if twice:
-            raise ValueError(f"key {twice[0]!r} is used twice")
+        refuse_twice([finding.key for finding in self.findings])
         return self
 
 
@@ -168,6 +165,20 @@ class Judged:
     low: float
     high: float
     verdict: str
+
+
+def confirmed(study: Study) -> dict[str, Judged]:
+    """The verdict of every confirmatory claim, for findings; insufficient, with the reason, where none can be given."""
+    found = {}
+    try:
+        for row in rows_of(preregistered(study).verdicts):
+            what = f"preregistered claim {row['key']}, {row['reason']}, p (Holm) = {row['p_holm']:.3f}"
+            found[row["key"]] = Judged(what, row["n"], row["mean"], row["low"], row["high"], row["verdict"])
+    except UserError as error:
+        for claim in read_claims():
+            what = f"preregistered claim {claim.key}, not judged: {error}"
+            found[claim.key] = Judged(what, 0, np.nan, np.nan, np.nan, INSUFFICIENT)
+    return found
 
 
 def read_findings(path: Path = PATH, arms: Mapping[str, Planned] | None = None) -> tuple[Finding, ...]:
@@ -206,15 +217,12 @@ class Judge:
     def __init__(self, study: Study, arms: Mapping[str, Planned], claims: Mapping[str, Judged]) -> None:
         self._measurements = Measurements(study)
         self._claims = claims
-        runs = runs_of(study, arms)
-        self._runs: dict[str, dict[Seeds, Mapping[str, object]]] = {name: {} for name in arms}
-        for run in rows_of(runs):
-            self._runs[run["arm"]][run["seed_base"], run["seed_draw"], run["seed_rl"]] = run
+        self._runs = runs_of(study, arms)
 
     def values(self, quantity: Quantity) -> dict[Seeds, float]:
         """A quantity of every replicate of its arm that has it."""
         values = {}
-        for seeds, run in sorted(self._runs[quantity.arm].items()):
+        for seeds, run in self._runs[quantity.arm].items():
             try:
                 value = self._measurements.of(run, quantity)
             except UserError:  # absent, not zero: the number of replicates that is reported says so
@@ -386,9 +394,9 @@ def markdown(found: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _evidence(row: Mapping[str, object]) -> str:
-    if row["of_it"] == OUT_OF_REACH or (row["n"] == 0 and np.isnan(float(str(row["value"])))):
+def _evidence(row: Mapping[str, Any]) -> str:
+    if np.isnan(row["value"]):
         return str(row["what"])
-    interval = "" if np.isnan(float(str(row["low"]))) else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
+    interval = "" if np.isnan(row["low"]) else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
     count = f", n = {row['n']}" if row["n"] else ""
     return f"{row['what']}: {row['value']:+.3f}{interval}{count}"

@@ -6,7 +6,7 @@ A quantity is a measure of an arm's runs. Of evaluations (any task and split tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from analysis.claims import LAST_STEPS, MEASURES, Evaluations
 from analysis.load import Study, rows_of
 from ttrl_repro.errors import UserError
 from ttrl_repro.parts import Strict
-from ttrl_repro.stats import encode_answers, maj_at_k_Q, majority_ratio_Q
+from ttrl_repro.stats import encode_answers, maj_at_k_Q, majority_ratio_Q, replicates_interval
 
 At = Literal["end", "peak", "first", "last", "max", "min", "mean"]
 OF_EVALUATIONS: tuple[At, ...] = ("end", "peak")
@@ -192,11 +192,16 @@ class Quantity(Strict):
         return f"{self.measure}{when} ({self.arm}{where})"
 
 
+def estimated(values: Sequence[float] | np.ndarray) -> tuple[int, float, float, float]:
+    """n, mean, and the bounds of the 95 % t interval over replicates: NaN of one alone."""
+    found, n = replicates_interval(np.asarray(values, dtype=float)), len(values)
+    return (n, found.value, found.low, found.high) if n > 1 else (n, found.value, np.nan, np.nan)
+
+
 class Measurements:
     """Values of quantities over the runs of a study; what a run's answers say is decoded once."""
 
     def __init__(self, study: Study) -> None:
-        self._study = study
         self._samples: dict[str, dict[tuple[str, str, int, float], Samples]] = {}
         self._answers = dict(tuple(study.answers.groupby("run", sort=False))) if len(study.answers) else {}
         self._metrics = {

@@ -17,10 +17,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from analysis.arms import ROOT, read_arms
-from analysis.claims import markdown as judged_markdown
-from analysis.claims import preregistered, read_file
+from analysis.claims import preregistered
 from analysis.compare import flattened
-from analysis.findings import Judge, Judged, changed, read_findings
+from analysis.findings import Judge, changed, confirmed, read_findings
 from analysis.findings import table as findings_table
 from analysis.load import Study, load, rows_of
 from analysis.measures import Measurements, Quantity
@@ -102,35 +101,12 @@ def _notes(study: Study) -> list[str]:
 
 def _claims(study: Study) -> list[dict[str, Any]]:
     try:
-        verdicts, _, content, line = preregistered(study)
+        found = preregistered(study)
     except UserError as error:
         return [{"statement": "The confirmatory claims are not judged here", "reason": str(error)}]
-    named = {claim.key: claim.statement for claim in content.claims}
-    rows = [{"statement": named[row["key"]], **row} for row in rows_of(verdicts)]
-    return [*rows, {"statement": line, "reason": ""}]
-
-
-def claims_markdown(study: Study) -> str:
-    """The confirmatory claims as tables, or why they are not judged here."""
-    try:
-        verdicts, first, content, line = preregistered(study)
-    except UserError as error:
-        return f"Not judged here: {error}\n"
-    return f"{line}\n\n{judged_markdown(verdicts, first, content.claims)}"
-
-
-def confirmed(study: Study) -> dict[str, Judged]:
-    """The verdict of every confirmatory claim, for findings; insufficient, with the reason, where none can be given."""
-    found = {}
-    try:
-        for row in rows_of(preregistered(study)[0]):
-            what = f"preregistered claim {row['key']}, {row['reason']}, p (Holm) = {row['p_holm']:.3f}"
-            found[row["key"]] = Judged(what, row["n"], row["mean"], row["low"], row["high"], row["verdict"])
-    except UserError as error:
-        for claim in read_file().claims:
-            what = f"preregistered claim {claim.key}, not judged: {error}"
-            found[claim.key] = Judged(what, 0, np.nan, np.nan, np.nan, "insufficient")
-    return found
+    named = {claim.key: claim.statement for claim in found.claims}
+    rows = [{"statement": named[row["key"]], **row} for row in rows_of(found.verdicts)]
+    return [*rows, {"statement": found.code, "reason": ""}]
 
 
 def _findings(study: Study) -> list[dict[str, Any]]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-from pydantic import Field
 
 from ttrl_repro.errors import UserError
 from ttrl_repro.parts import Strict
@@ -45,11 +44,10 @@ class Relative(Strict):
 
 
 class Curve(Strict):
-    """A point of a curve, times `times`: first, last, max, min, or the mean of the first or last LAST points."""
+    """A point of a curve, in percent: first, last, max, min, or the mean of the first or last LAST points."""
 
     curve: str
     at: Literal["first", "last", "max", "min", "first10", "last10"]
-    times: float = Field(100.0, gt=0)
 
     def label(self) -> str:
         """As `fig6_avg16, last`."""
@@ -95,4 +93,4 @@ def value_of(one: Own) -> float:
         "first10": values.iloc[:LAST].mean(),
         "last10": values.iloc[-LAST:].mean(),
     }
-    return float(found_at[one.at]) * one.times
+    return 100 * float(found_at[one.at])

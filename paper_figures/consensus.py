@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures import Runs, estimated, script
-from analysis.measures import gains_Q
+from analysis.figures import Runs, script
+from analysis.measures import estimated, gains_Q
 from analysis.plots import CYCLE, below, level, points
 from ttrl_repro.stats import majority_ratio_Q
 

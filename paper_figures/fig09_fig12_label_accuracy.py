@@ -37,7 +37,7 @@ def main(
     first = study.runs.iloc[0]
     count = len(study.runs)
     title = f"{first['model']} on {first['task']}, " + (f"{count} replicates" if count > 1 else "one run")
-    paper = paper_curves(HERE / "paper")
+    paper = paper_curves()
     figure = draw(ours, paper, title)
     for path in save(figure, pd.concat([ours, paper], ignore_index=True), out, NAME):
         print(f"figure: {path}")

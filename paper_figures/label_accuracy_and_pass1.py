@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures import Runs, estimated, script
+from analysis.figures import Runs, script
+from analysis.measures import estimated
 from analysis.plots import CYCLE, dots
 
 NAME = "label_accuracy_and_pass1"

@@ -9,7 +9,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures import Runs, estimated, script
+from analysis.figures import Runs, script
+from analysis.measures import estimated
 from analysis.plots import CYCLE, below, curve
 from ttrl_repro.stats import maj_at_k
 

@@ -6,7 +6,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures import Runs, estimated, script
+from analysis.figures import Runs, script
+from analysis.measures import estimated
 from analysis.plots import below, curve
 from analysis.style import COLOURS
 from ttrl_repro.stats import pass_at_k

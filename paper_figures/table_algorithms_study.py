@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.figures import Runs, grid, script
+from analysis.figures import Runs, arms_table, script
 
 NAME = "table_algorithms_study"
 ARMS = ("grpo", "dr-grpo", "dapo", "rloo", "reinforce-pp", "ppo", "prime")
@@ -19,8 +19,7 @@ TITLES = {
 
 def draw(runs: Runs) -> tuple[str, pd.DataFrame]:
     """A row per algorithm; mini-xs on mini-30."""
-    table = runs.table([(arm, measure, {}) for arm in ARMS for measure in TITLES])
-    return grid(table, list(ARMS), "algorithm", TITLES), table
+    return arms_table(runs, {arm: arm for arm in ARMS}, "algorithm", TITLES)
 
 
 if __name__ == "__main__":

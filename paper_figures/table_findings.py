@@ -5,12 +5,12 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.arms import read_arms
+from analysis.claims import read_file
 from analysis.figures import Runs, script
-from analysis.findings import Judge, markdown, quantities_of, read_findings, table
-from analysis.page import confirmed
+from analysis.findings import Judge, confirmed, markdown, quantities_of, read_findings, table
 
 NAME = "table_findings"
-CLAIMED = ("s-30", "s-frozen", "s-oracle", "s-format", "s-loss-mix")  # the arms of the preregistered claims
+CLAIMED = [name for name, arm in read_arms().items() if arm.experiment.name in read_file().arms]
 ARMS = tuple(
     dict.fromkeys([*CLAIMED, *(q.arm for f in read_findings() for one in f.evidence for q in quantities_of(one))])
 )

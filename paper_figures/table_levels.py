@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.figures import Runs, estimated, grid, script
+from analysis.figures import Runs, grid, script
+from analysis.measures import estimated
 from ttrl_repro.tasks.miniature import TASKS, WHOLE
 
 NAME = "table_levels"

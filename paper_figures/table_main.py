@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.figures import Runs, grid, script
+from analysis.figures import Runs, arms_table, script
 
 NAME = "table_main"
 ARMS = tuple(f"{size}-{task}" for task in ("30", "83", "500") for size in ("xs", "s", "m"))
@@ -22,9 +22,8 @@ TITLES = {
 
 def draw(runs: Runs) -> tuple[str, pd.DataFrame]:
     """A row per task and base: means and 95 % t intervals over replicates (base seed, questions, RL seed)."""
-    table = runs.table([(arm, measure, {}) for arm in ARMS for measure in TITLES])
-    names = [f"{runs.config(arm).task}, {runs.config(arm).model}" for arm in ARMS]
-    return grid(table, names, "task, base", TITLES), table
+    names = {arm: f"{runs.config(arm).task}, {runs.config(arm).model}" for arm in ARMS}
+    return arms_table(runs, names, "task, base", TITLES)
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def test_no_records(tmp_path):
 
 
 def test_the_paper_s_curves(repository):
-    table = paper_curves(repository / "paper_figures" / "paper")
+    table = paper_curves()
     first = table[(table["series"] == "label_accuracy") & (table["step"] == 1)]["value"]
     assert first.item() == 0.375  # the paper's "37 %" at the first step
     assert set(table["source"]) == {"paper"}

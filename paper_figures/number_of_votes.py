@@ -11,7 +11,7 @@ from analysis.figures import Runs, script
 from analysis.plots import below, points
 from analysis.style import COLOURS
 
-NAME = "votes_n"
+NAME = "number_of_votes"
 HALF = {4: "votes-4-2", 16: "votes-16-8", 32: "votes-32-16", 64: "xs-30", 128: "votes-128-64"}
 FOUR = {n: f"votes-{n}-4" for n in (4, 8, 16, 32, 64, 128)}
 ARMS = tuple(dict.fromkeys([*HALF.values(), *FOUR.values()]))
