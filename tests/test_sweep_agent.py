@@ -16,7 +16,7 @@ import optuna
 import pytest
 import yaml
 
-from bench.stress import EXPERIMENT, Fleet, complaints, stress, write_sweep
+from bench.stress import EXPERIMENT, Fleet, children_of, complaints, stress, write_sweep
 from tests.postgres import Server, binaries
 from ttrl_repro.errors import UserError
 from ttrl_repro.records import Record, read_jsonl
@@ -315,6 +315,39 @@ def test_a_run_whose_agent_is_killed_dies_with_it(write, tmp_path):
     while os.path.exists(f"/proc/{found[0]}") and time.monotonic() < until:
         time.sleep(0.1)
     assert not os.path.exists(f"/proc/{found[0]}")
+
+
+@pytest.fixture
+def wandb_service():
+    """The address of a W&B service that another process keeps open."""
+    program = "import os, wandb; wandb.setup(); print(os.environ['WANDB_SERVICE'], flush=True); input()"
+    environment = {**os.environ, "WANDB_MODE": "offline"}
+    argv = [sys.executable, "-c", program]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as keeper:
+        address = keeper.stdout.readline().strip()
+        assert address
+        yield address
+        keeper.communicate("\n")
+
+
+def test_a_killed_run_goes_on_where_agents_inherit_a_wandb_service(write, tmp_path, wandb_service):
+    """As in a notebook that used W&B before: the service outlives the run, and holds its id."""
+    file, folder = write(parameters={"train.steps": {"value": 12}}), tmp_path / "out"
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SERVICE": wandb_service}
+    argv = [sys.executable, "-m", "ttrl_repro.cli", "sweep", "agent", file, "--folder", folder, "--retries", "1"]
+    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True) as agent:
+        until = time.monotonic() + 60
+        while not (checkpoints := list(folder.glob("**/checkpoint-*"))) and time.monotonic() < until:
+            time.sleep(0.01)
+        if checkpoints:
+            (child,) = children_of(agent.pid)
+            os.kill(child, signal.SIGKILL)
+        said, _ = agent.communicate(timeout=120)
+    assert checkpoints
+    assert agent.returncode == 0, said
+    with opened(file, folder) as (_, store, _):
+        (row,) = store.cells()
+    assert (row.state, row.failures) == ("finished", 1)
 
 
 def test_a_run_that_hangs_is_killed_says_where_it_stood_and_is_tried_again(write, tmp_path):

@@ -37,6 +37,7 @@ from ttrl_repro.tracking import SWEEP
 LONGEST_REASON = 500  # characters of a failure's reason that are kept
 GIVEN_BACK = "given back"
 SILENCE = 7200.0  # seconds
+WANDB_SERVICE = "WANDB_SERVICE"  # environment variable by which W&B shares one service with a process's children
 TRACE = 1.0  # seconds in which a hanging run prints where it stands
 
 
@@ -252,7 +253,9 @@ class Agent:
     def _environment(self, claim: Claim) -> dict[str, str]:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         sweep = {"name": self.sweep.name, "cell": claim.cell, "parameters": dict(claim.params)}
-        return {**os.environ, "PATH": path, SWEEP: json.dumps(sweep)}
+        # A W&B service that this process was given outlives a killed run, and would call its id taken for ever after.
+        inherited = {name: value for name, value in os.environ.items() if name != WANDB_SERVICE}
+        return {**inherited, "PATH": path, SWEEP: json.dumps(sweep)}
 
     # -- publishing ------------------------------------------------------------------------------------
 
