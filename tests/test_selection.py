@@ -1,8 +1,19 @@
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.selection import SELECTORS, markdown, regret
+from analysis.selection import (
+    SELECTORS,
+    SETTINGS,
+    kept_run,
+    main,
+    markdown,
+    regret,
+    searches_markdown,
+    searches_table,
+)
 from ttrl_repro.errors import UserError
 
 
@@ -72,3 +83,63 @@ def test_the_table_has_a_row_per_selector():
     assert lines[0] == "| selector | 1 cells | 2 cells |"
     assert [line.split(" | ")[0].removeprefix("| ") for line in lines[2:]] == list(SELECTORS)
     assert "0.000 [0.000, 0.000], lost 0%" in lines[2]
+
+
+# -- searches ---------------------------------------------------------------------------------------
+
+
+def searched(objective, search, *runs):
+    """Runs of a search by (learning rate, majority ratio, trained avg, change of label accuracy)."""
+    rows = []
+    for rate, ratio, avg, change in runs:
+        settings = dict(zip(SETTINGS, (rate, 1.0, 8, 4), strict=True))
+        shown = {"majority ratio": ratio, "trained avg": avg, "last - first label accuracy": change}
+        rows.append({"objective": objective, "search": search, **settings, **shown})
+    return pd.DataFrame(rows)
+
+
+def test_a_search_keeps_the_best_by_its_own_objective():
+    runs = searched("label-free", 0, (1e-4, 0.9, 0.6, 0.1), (1e-3, 1.0, 0.1, -0.5), (2e-3, 1.0, 0.2, -0.5))
+    assert kept_run(runs, "label-free")["train.learning_rate"] == 1e-3, "the first of two"
+    assert kept_run(runs, "true-labels")["train.learning_rate"] == 1e-4
+
+
+def test_searches_are_judged_by_what_their_settings_give_again():
+    runs = pd.concat(
+        [
+            searched("label-free", 0, (1e-4, 0.9, 0.6, 0.1), (1e-3, 1.0, 0.1, -0.5)),
+            searched("label-free", 1, (1e-4, 0.8, 0.7, 0.1)),
+            searched("true-labels", 0, (1e-4, 0.9, 0.6, 0.1), (1e-3, 1.0, 0.1, -0.5)),
+        ]
+    )
+    again = pd.concat(
+        [
+            searched("label-free", 0, (1e-3, 0.9, 0.2, -0.4), (1e-3, 0.9, 0.4, -0.2)),
+            searched("label-free", 1, (1e-4, 0.8, 0.5, 0.0)),
+            searched("true-labels", 0, (1e-4, 0.9, 0.5, 0.1)),
+        ]
+    )
+    table = searches_table(runs, again)
+    mean = table.set_index(["objective", "which", "measure"])["mean"]
+    assert mean["label-free", "kept", "trained avg"] == pytest.approx((0.1 + 0.7) / 2)
+    assert mean["label-free", "again", "trained avg"] == pytest.approx((0.3 + 0.5) / 2)
+    assert mean["label-free", "again", "last - first label accuracy"] == pytest.approx((-0.3 + 0.0) / 2)
+    assert mean["true-labels", "again", "trained avg"] == pytest.approx(0.5)
+    assert list(table["n"].unique()) == [2, 1]
+    assert searches_markdown(table).splitlines()[2].startswith("| label-free | 2 | 0.900 [")
+    with pytest.raises(UserError, match="that search label-free 1 keeps were not trained again"):
+        searches_table(runs, again[again["search"] == 0])
+    other = again.assign(**{"train.learning_rate": 5e-5})
+    with pytest.raises(UserError, match="that search label-free 0 keeps"):
+        searches_table(runs, other)
+
+
+def test_the_kept_settings_are_printed_as_overrides(repository, tmp_path, capsys):
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(repository / "paper_figures" / "data" / "demo" / "r0", tmp_path / "runs" / "r0")
+    main(tmp_path, "label-free")
+    assert capsys.readouterr().out == (
+        "train.learning_rate=0.0001 rollout.temperature=1.0 rollout.votes=64 rollout.trained=32\n"
+    )
+    with pytest.raises(UserError, match="unknown objective 'best'; known: label-free, true-labels"):
+        main(tmp_path, "best")
