@@ -43,6 +43,9 @@ STEPS = 5
 LEASE = 5.0  # seconds
 SILENCE = 120.0  # seconds after which a run is taken to hang; none takes half as long
 PATIENCE = 600.0  # seconds without an ended cell and without a kill, after which the sweep is taken to hang
+SPREAD = (
+    0.8  # share of the cells over whose ends the kills are spread: early ones hit runs that have nothing to lose yet
+)
 EXPERIMENT = {
     "name": "tiny",
     "task": "mini-30",
@@ -172,7 +175,7 @@ def disturb(fleet: Fleet, kills: int, seed: int, server: Server | None, say: Cal
     """Run the sweep to its end under fire; what was done. Raises RuntimeError if it does not end."""
     disturbance = Disturbance(fleet, random.Random(seed))
     generator, done = disturbance.generator, disturbance.done
-    store, waited, ended = None, time.monotonic(), 0
+    store, waited, moved = None, time.monotonic(), (0, 0)
     while True:
         fleet.fill()
         time.sleep(generator.uniform(1.0, 5.0))
@@ -181,7 +184,8 @@ def disturb(fleet: Fleet, kills: int, seed: int, server: Server | None, say: Cal
             continue
         counts = store.counts()
         killed = done["agents killed"] + done["runs killed"]
-        if killed < kills:
+        ended, cells = sum(counts[state] for state in ENDED), sum(counts.values())
+        if killed < kills and killed <= kills * (ended + 1) / (SPREAD * cells):
             disturbance.kill_one()
         if killed >= kills // 3 and not done["full stops"]:
             disturbance.kill_all()
@@ -194,11 +198,11 @@ def disturb(fleet: Fleet, kills: int, seed: int, server: Server | None, say: Cal
             done["server restarts"] += 1
         if counts[WAITING] + counts[RUNNING] == 0:
             break
-        if killed < kills or sum(counts[state] for state in ENDED) > ended:
-            waited, ended = time.monotonic(), sum(counts[state] for state in ENDED)
+        if (ended, killed) != moved:
+            waited, moved = time.monotonic(), (ended, killed)
         if time.monotonic() - waited > PATIENCE:
             raise RuntimeError(f"{PATIENCE:g} s without a kill or an ended cell: {_stand(fleet, store.cells())}")
-        say(f"{counts[FINISHED]} of {sum(counts.values())} cells finished; {dict(done)}")
+        say(f"{counts[FINISHED]} of {cells} cells finished; {dict(done)}")
     for agent in fleet.agents:
         agent.wait()
     store.close()
