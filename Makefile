@@ -21,7 +21,7 @@ help:
 	@echo "make bases     every miniature base on every task: makes those that are missing (up to hours), then the table"
 	@echo "make figures   redraw every figure and table from the committed records"
 	@echo "make bench     every measurement of docs/performance.md (about 35 minutes)"
-	@echo "make stress    sweeps under fire: agents killed, frozen, stopped; SQLite, then PostgreSQL (20 minutes)"
+	@echo "make stress    sweeps under fire: agents killed, frozen, stopped; SQLite, PostgreSQL, a search (30 minutes)"
 	@echo "make unchanged 10 paired runs with and without the fast paths: are results the same? (40 minutes)"
 	@echo "make null-study does the claims' pipeline err? simulated studies, then sharpened bases (20 minutes)"
 	@echo "make vllm-env  an environment with vLLM for a CPU in .venv-vllm (2 minutes); make vllm-test: its tests"
@@ -71,7 +71,6 @@ bench: venv
 
 stress: venv
 	$(BIN)/python -m bench.stress
-	$(BIN)/python -m bench.stress --postgresql
 
 unchanged: venv
 	$(BIN)/python bench/unchanged.py

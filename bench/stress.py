@@ -1,10 +1,13 @@
 """A sweep under fire: agents and runs killed, one frozen beyond its lease, all of them at once, the server restarted.
 
-    python -m bench.stress [--cells 60] [--agents 4] [--kills 30] [--postgresql] [--seed 0]
+    python -m bench.stress [--cells 60] [--agents 4] [--kills 30] [--seed 0]
 
-An undisturbed sweep of the same grid goes first. At the end every cell must be finished, exactly once, with metrics
-that are bitwise those of the undisturbed sweep; no record half-written, nothing left of other claims, nothing RUNNING
-in the database or in the Optuna study. What is not so is an error, and exit code 1. Runs are tiny, one thread each.
+An undisturbed grid; then the same grid under fire, on SQLite and on a PostgreSQL server that restarts in the middle. At
+the end every cell must be finished, exactly once, with metrics that are bitwise those of the undisturbed one; no record
+half-written, nothing left of other claims. Then a search by Optuna with early stopping: its cells must have ended
+exactly once, each as its trial says, with no trial RUNNING. What is not so is an error, and exit code 1; so is a
+disturbance that did not come to pass. Every other kill waits for a run in the middle of its training. Runs are tiny,
+one thread each.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -31,21 +34,26 @@ import typer
 import yaml
 from sqlalchemy.exc import OperationalError
 
-from tests.postgres import Server
+from bench.harness import RESULTS, write
+from bench.postgres import Server
+from ttrl_repro import checkpoints
+from ttrl_repro.errors import UserError
 from ttrl_repro.records import Record, read_eval, read_jsonl
 from ttrl_repro.sweeps.files import read_sweep
-from ttrl_repro.sweeps.search import export_grid
-from ttrl_repro.sweeps.store import ENDED, FINISHED, RUNNING, WAITING, CellRow, Store, sqlite_url
+from ttrl_repro.sweeps.search import STATES, export_grid
+from ttrl_repro.sweeps.store import ENDED, FINISHED, PRUNED, RUNNING, WAITING, CellRow, Store, sqlite_url
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "stress"
-STEPS = 5
+STEPS = 8
 LEASE = 5.0  # seconds
 SILENCE = 120.0  # seconds after which a run is taken to hang; none takes half as long
+AIM = 30.0  # seconds to wait for a run in the middle of its training
 PATIENCE = 600.0  # seconds without an ended cell and without a kill, after which the sweep is taken to hang
 SPREAD = (
     0.8  # share of the cells over whose ends the kills are spread: early ones hit runs that have nothing to lose yet
 )
+COMMAND = ["${env}", "${interpreter}", "-m", "ttrl_repro.cli", "run", "${program}", "${args_no_hyphens}"]
 EXPERIMENT = {
     "name": "tiny",
     "task": "mini-30",
@@ -56,22 +64,34 @@ EXPERIMENT = {
 }
 
 
-def write_sweep(folder: Path, cells: int) -> Path:
-    """A grid of `cells` tiny runs, two temperatures or one, and as many RL seeds; returns its file."""
+def write_sweep(folder: Path, cells: int, search: bool = False) -> Path:
+    """A grid of `cells` tiny runs, two temperatures or one, and as many RL seeds, or a search; returns its file."""
     folder.mkdir(parents=True, exist_ok=True)
     program = folder / "tiny.yaml"
     program.write_text(yaml.safe_dump(EXPERIMENT))
     temperatures = [0.8, 1.0] if cells % 2 == 0 else [1.0]
-    content = {
-        "name": NAME,
-        "program": str(program),
+    grid = {
         "method": "grid",
-        "metric": {"name": "majority_ratio", "goal": "maximize"},
-        "command": ["${env}", "${interpreter}", "-m", "ttrl_repro.cli", "run", "${program}", "${args_no_hyphens}"],
         "parameters": {
             "rollout.temperature": {"values": temperatures},
             "seeds.rl": {"values": list(range(cells // len(temperatures)))},
         },
+    }
+    of_search = {
+        "method": "bayes",
+        "run_cap": cells,
+        "early_terminate": {"type": "hyperband", "min_iter": 2, "eta": 2},
+        "parameters": {
+            "train.learning_rate": {"min": 1e-5, "max": 1e-2, "distribution": "log_uniform_values"},
+            "rollout.temperature": {"min": 0.5, "max": 1.5},
+        },
+    }
+    content = {
+        "name": NAME,
+        "program": str(program),
+        "metric": {"name": "majority_ratio", "goal": "maximize"},
+        "command": COMMAND,
+        **(of_search if search else grid),
     }
     path = folder / "sweep.yaml"
     path.write_text(yaml.safe_dump(content))
@@ -136,14 +156,33 @@ class Disturbance:
     generator: random.Random
     done: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def kills(self) -> int:
+        return self.done["agents killed"] + self.done["runs killed"]
+
     def kill_one(self) -> None:
-        """SIGKILL an agent or the run of one, whichever comes up."""
-        victims = [agent.pid for agent in self.fleet.agents if agent.poll() is None]
-        runs = [child for pid in victims for child in children_of(pid)]
-        victim = self.generator.choice([*victims, *runs])
+        """SIGKILL an agent or a run: every other time whichever comes up, else one in the middle of its training."""
+        until = time.monotonic() + (AIM if self.kills % 2 else 0.0)
+        while not (aimed := self._in_training()) and time.monotonic() < until:
+            time.sleep(0.02)
+        agents = [agent.pid for agent in self.fleet.agents if agent.poll() is None]
+        anybody = [*agents, *(child for pid in agents for child in children_of(pid))]
+        victim = self.generator.choice(aimed if aimed and self.kills % 2 else anybody)
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim, signal.SIGKILL)
-            self.done["agents killed" if victim in victims else "runs killed"] += 1
+            self.done["agents killed" if victim in agents else "runs killed"] += 1
+
+    def _in_training(self) -> list[int]:
+        """Runs that have a whole checkpoint and steps to go, and their agents."""
+        found = []
+        for agent in self.fleet.agents:
+            for run in children_of(agent.pid):
+                with contextlib.suppress(OSError, UserError):  # it may end meanwhile
+                    record = Path(Path(f"/proc/{run}/cmdline").read_text().split("\0")[-2])
+                    newest = checkpoints.newest(record / "checkpoints")
+                    if newest is not None and int(newest.name.rpartition("-")[2]) < STEPS:
+                        found += [agent.pid, run]
+        return found
 
     def kill_all(self) -> None:
         """As when the machine goes down."""
@@ -183,7 +222,7 @@ def disturb(fleet: Fleet, kills: int, seed: int, server: Server | None, say: Cal
             store = _store_with_cells(fleet)
             continue
         counts = store.counts()
-        killed = done["agents killed"] + done["runs killed"]
+        killed = disturbance.kills
         ended, cells = sum(counts[state] for state in ENDED), sum(counts.values())
         if killed < kills and killed <= kills * (ended + 1) / (SPREAD * cells):
             disturbance.kill_one()
@@ -223,78 +262,132 @@ def _store_with_cells(fleet: Fleet) -> Store | None:
     return store if store.known() and store.cells() else None
 
 
-def complaints(fleet: Fleet, peace: Path, rows: list[CellRow], study: optuna.Study) -> list[str]:
-    """What is not as it must be, a line each."""
+def complaints(fleet: Fleet, peace: Path | None, rows: list[CellRow], study: optuna.Study) -> list[str]:
+    """What is not as it must be, a line each. peace: the undisturbed sweep, of a grid."""
     wrong, said = [], fleet.said()
     died = [line for line in said.splitlines() if re.match(r"Traceback|ttrl: ", line)]
     wrong += [f"a run hung: {line}" for line in said.splitlines() if ": hung: " in line]
     # One that starts while the server is away says so and ends: nothing is taken for working that cannot be reached.
     wrong += [f"an agent died of its own: {line}" for line in died if not (fleet.storage and "cannot be used" in line)]
     for row in rows:
-        if row.state != FINISHED:
+        if row.state != FINISHED and (peace is not None or row.state != PRUNED):
             wrong.append(f"{row.cell}: {row.state}: {row.error}")
-        record, reference = (folder / "runs" / row.cell for folder in (fleet.folder, peace))
+        record = fleet.folder / "runs" / row.cell
         if not (record / "manifest.json").is_file():
             wrong.append(f"{row.cell}: no record")
             continue
-        wrong += [f"{row.cell}: {what}" for what in record_complaints(record, reference)]
-        times = len(re.findall(rf"^{re.escape(row.cell)}, claim \d+: finished$", said, re.MULTILINE))
+        wrong += [f"{row.cell}: {what}" for what in record_complaints(record, row.state)]
+        if peace is not None:
+            wrong += [f"{row.cell}: {what}" for what in differences(record, peace / "runs" / row.cell)]
+        times = len(re.findall(rf"^{re.escape(row.cell)}, claim \d+: (?:finished|pruned)$", said, re.MULTILINE))
         if times > 1:  # none, if its agent was killed between the database and the print
-            wrong.append(f"{row.cell}: finished {times} times")
+            wrong.append(f"{row.cell}: ended {times} times")
     names = {path.name for path in (fleet.folder / "runs").iterdir()}
     wrong += [f"{name}: is no cell" for name in names - {row.cell for row in rows}]
     wrong += [f"{path}: left over" for path in (fleet.folder / "attempts").glob("*/*")]
+    return wrong + study_complaints(rows, study)
+
+
+def study_complaints(rows: list[CellRow], study: optuna.Study) -> list[str]:
+    """Where the study does not say of every cell, once, what the database says; trials of no cell must have failed."""
+    wrong = []
     trials = study.get_trials(deepcopy=False)
-    wrong += [f"trial {trial.number}: {trial.state.name}" for trial in trials if trial.state.name != "COMPLETE"]
-    cells = Counter(trial.user_attrs["cell"] for trial in trials)
-    wrong += [f"{cell}: {n} trials" for cell, n in cells.items() if n != 1]
-    wrong += [f"{row.cell}: not in the study" for row in rows if row.cell not in cells]
+    wrong += [f"trial {trial.number}: {trial.state.name}" for trial in trials if not trial.state.is_finished()]
+    ended = [trial for trial in trials if trial.state.is_finished() and trial.state.name != "FAIL"]
+    of_cells = Counter((trial.user_attrs.get("cell"), trial.state) for trial in ended)
+    for row in rows:
+        if (n := of_cells.pop((row.cell, STATES[row.state]), 0)) != 1:
+            wrong.append(f"{row.cell}: {n} trials that {row.state}")
+    return wrong + [f"{cell}: a trial that is {state.name}" for cell, state in of_cells]
+
+
+def record_complaints(record: Path, state: str) -> list[str]:
+    """How the record of a cell that ended so is not whole."""
+    wrong = []
+    manifest = Record.reopen(record).manifest
+    if state == FINISHED and (manifest["state"], manifest["steps_done"]) != ("finished", STEPS):
+        wrong.append(f"its record is {manifest['state']} after {manifest['steps_done']} steps")
+    steps = [row["step"] for row in read_jsonl(record / "metrics.jsonl")]
+    if steps != list(range(1, manifest["steps_done"] + 1)):
+        wrong.append("metrics.jsonl has not one line per step")
+    wrong += [f"{path.name} is half-written" for path in record.rglob("*.partial")]
     return wrong
 
 
-def record_complaints(record: Path, reference: Path) -> list[str]:
-    """How a record differs from the undisturbed one, or is not whole."""
+def differences(record: Path, reference: Path) -> list[str]:
+    """How a finished record differs from the undisturbed one."""
     wrong = []
-    manifest = Record.reopen(record).manifest
-    if (manifest["state"], manifest["steps_done"]) != ("finished", STEPS):
-        wrong.append(f"its record is {manifest['state']} after {manifest['steps_done']} steps")
     for name in ("metrics.jsonl", "predictions.jsonl", "config.yaml"):
         if (record / name).read_bytes() != (reference / name).read_bytes():
             wrong.append(f"{name} differs from the undisturbed run's")
-    if [row["step"] for row in read_jsonl(record / "metrics.jsonl")] != list(range(1, STEPS + 1)):
-        wrong.append("metrics.jsonl has not one line per step")
     for name in ("votes.parquet", *(f"samples/step-{step:06d}.parquet" for step in range(1, STEPS + 1))):
         if not pq.read_table(record / name).equals(pq.read_table(reference / name)):
             wrong.append(f"{name} differs from the undisturbed run's")
     if read_eval(record) != read_eval(reference):
         wrong.append("its evaluations differ from the undisturbed run's")
-    wrong += [f"{path.name} is half-written" for path in record.rglob("*.partial")]
     return wrong
 
 
+def shortfalls(done: Counter[str], kills: int, on_server: bool) -> list[str]:
+    """What was to be done to the sweep, and was not. A tenth of the kills must have cut training short."""
+    asked = {"full stops": 1, "agents frozen past their lease": 1, "server restarts": int(on_server)}
+    wrong = [f"{done[what]} {what} instead of {n}" for what, n in asked.items() if done[what] != n]
+    if (n := done["agents killed"] + done["runs killed"]) != kills:
+        wrong.append(f"{n} kills instead of {kills}")
+    if done["records resumed in training"] < kills // 10:
+        wrong.append(f"{done['records resumed in training']} records resumed in training, for {kills} kills")
+    return wrong
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of a sweep under fire: what was done to it, what is wrong with it (a line each), its seconds."""
+
+    done: Counter[str]
+    wrong: list[str]
+    seconds: float
+
+
+def undisturbed_grid(folder: Path, cells: int, agents: int) -> Path:
+    """Run a grid in peace; the folder of its records."""
+    undisturbed(write_sweep(folder, cells), folder / "peace", agents)
+    return folder / "peace"
+
+
 def stress(
-    folder: Path, cells: int, agents: int, kills: int, seed: int, server: Server | None, say: Callable[[str], None]
-) -> tuple[Counter[str], list[str], float]:
-    """Both sweeps in `folder`; what was done to the second, what is wrong with it, and its seconds."""
-    file = write_sweep(folder, cells)
-    undisturbed(file, folder / "peace", agents)
-    say("undisturbed sweep finished")
+    folder: Path,
+    cells: int,
+    agents: int,
+    kills: int,
+    seed: int,
+    server: Server | None,
+    say: Callable[[str], None],
+    peace: Path | None,
+) -> Outcome:
+    """A sweep in `folder` under fire: the grid whose undisturbed records are in `peace`, or without that a search."""
+    search = peace is None
+    file = write_sweep(folder, cells, search)
     began = time.monotonic()
     storage = server.url if server is not None else None
     fleet = Fleet(file, folder / "fire", storage, agents)
-    (folder / "fire").mkdir()
+    fleet.folder.mkdir()
     done = disturb(fleet, kills, seed, server, say)
     seconds = time.monotonic() - began
     store = Store(storage or sqlite_url(fleet.folder / "sweep.db"), NAME)
     rows = store.cells()
-    export_grid(read_sweep(file), rows, sqlite_url(fleet.folder / "study.db"))
-    study = optuna.load_study(study_name=NAME, storage=sqlite_url(fleet.folder / "study.db"))
+    study_url = storage if search and storage else sqlite_url(fleet.folder / "study.db")
+    if not search:
+        export_grid(read_sweep(file), rows, study_url)
+    study = optuna.load_study(study_name=NAME, storage=study_url)
     done["claims taken over"] = sum(row.takeovers for row in rows)
     done["claims lost"] = fleet.said().count(": lost: ")
-    resumed = [Record.reopen(path) for path in (fleet.folder / "runs").iterdir()]
-    done["records resumed"] = sum("resumed" in record.manifest for record in resumed)
+    for path in (fleet.folder / "runs").iterdir():
+        after = [resumption["step"] for resumption in Record.reopen(path).manifest.get("resumed", [])]
+        done["records resumed"] += bool(after)
+        done["records resumed in training"] += any(0 < step < STEPS for step in after)
+    wrong = shortfalls(done, kills, server is not None) + complaints(fleet, peace, rows, study)
     store.close()
-    return done, complaints(fleet, folder / "peace", rows, study), seconds
+    return Outcome(done, wrong, seconds)
 
 
 def main(
@@ -302,28 +395,42 @@ def main(
     agents: Annotated[int, typer.Option(min=2)] = 4,
     kills: Annotated[int, typer.Option(min=1)] = 30,
     seed: int = 0,
-    postgresql: Annotated[bool, typer.Option("--postgresql", help="on a server that restarts in the middle")] = False,
     folder: Annotated[Path, typer.Option(help="emptied first")] = Path("runs/stress"),
+    out: Annotated[Path, typer.Option(help="folder of the results")] = RESULTS,
 ) -> None:
-    """Say what was done, and what is wrong."""
+    """Say what was done, and what is wrong; write stress.txt and stress.json."""
     if folder.exists():
         shutil.rmtree(folder)
-    server = None
-    if postgresql:
-        server = Server()
-        server.start()
-    try:
-        done, wrong, seconds = stress(
-            folder.resolve(), cells, agents, kills, seed, server, lambda line: print(line, flush=True)
-        )
-    finally:
-        if server is not None:
-            server.stop()
-            server.remove()
-    print(f"{cells} cells, {agents} agents, {'PostgreSQL' if postgresql else 'SQLite'}, {seconds:.0f} s under fire")
-    print("done to it: " + ", ".join(f"{n} {what}" for what, n in sorted(done.items())))
-    print("\n".join(wrong) or "every cell finished exactly once, bitwise as undisturbed; nothing left over")
-    raise SystemExit(bool(wrong))
+    folder = folder.resolve()
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    peace = undisturbed_grid(folder, cells, agents)
+    say("undisturbed grid finished")
+    found: dict[str, Outcome] = {}
+    for what, on_server in (("grid", False), ("grid", True), ("search", False)):
+        name = f"{what}, {'PostgreSQL' if on_server else 'SQLite'}"
+        with Server() if on_server else contextlib.nullcontext() as server:
+            of_grid = peace if what == "grid" else None
+            found[name] = stress(folder / name.replace(", ", "-"), cells, agents, kills, seed, server, say, of_grid)
+        say("\n".join(_lines(name, found[name])))
+    header = [f"{cells} cells, {agents} agents, {kills} kills", ""]
+    lines = [line for name, outcome in found.items() for line in _lines(name, outcome)]
+    write("stress", header + lines[:-1], {name: asdict(outcome) for name, outcome in found.items()}, 1, out)
+    raise SystemExit(any(outcome.wrong for outcome in found.values()))
+
+
+def _lines(name: str, outcome: Outcome) -> list[str]:
+    well = (
+        "finished exactly once, bitwise as undisturbed" if "grid" in name else "ended exactly once, as its trial says"
+    )
+    return [
+        f"{name}: {outcome.seconds:.0f} s under fire",
+        "done to it: " + ", ".join(f"{n} {what}" for what, n in sorted(outcome.done.items())),
+        *(outcome.wrong or [f"every cell {well}; nothing left over"]),
+        "",
+    ]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the sweep layer costs: cells by an agent beside the same runs by hand, and `status` of a grid of 10,000 cells.
 
-    python -m bench.sweep [--repeats 5] [--out FOLDER]
+    python -m bench.sweep [--repeats 3] [--out FOLDER]
 
 By turns two runs of mini-xs, each in a process of its own: by `ttrl run` twice, and by one agent that runs both, from
 its start to its end.
@@ -20,6 +20,7 @@ import typer
 import yaml
 
 from bench.harness import RESULTS, ROOT, measure, spread, write
+from bench.stress import COMMAND
 from ttrl_repro.progress import Progress
 from ttrl_repro.sweeps.enqueue import enqueue
 from ttrl_repro.sweeps.files import read_sweep
@@ -30,7 +31,6 @@ RUNS = 2  # a turn
 CLAIMS = 100
 PROGRAM = "experiments/study.yaml"
 BY_HAND, BY_AGENT = "ttrl run", "ttrl sweep agent"
-COMMAND = ["${env}", "${interpreter}", "-m", "ttrl_repro.cli", "run", "${program}", "${args_no_hyphens}"]
 
 
 def ttrl(*arguments: object) -> None:

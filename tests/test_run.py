@@ -25,6 +25,7 @@ from ttrl_repro.errors import Interrupted, UserError
 from ttrl_repro.models import load_model
 from ttrl_repro.records import Record, git_state, read_eval, read_jsonl
 from ttrl_repro.run import resume, start
+from ttrl_repro.tracking import sweep_of_environment, wandb_mode
 
 STEPS = 6
 
@@ -726,6 +727,16 @@ def test_an_unknown_wandb_mode_is_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="WANDB_MODE: unknown mode 'banana'; known: offline"):
         start(Experiment.model_validate(config()), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_under_wandb_s_agent_a_run_is_online(monkeypatch):
+    monkeypatch.delenv("WANDB_MODE")
+    assert wandb_mode() == "offline"
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    assert wandb_mode() == "online"
+    monkeypatch.setattr(sys, "argv", ["ttrl", "run", "file.yaml", "rollout.votes=8", "reward=soft", "--out", "a=b/c"])
+    parameters = {"rollout.votes": 8, "reward": "soft", "a": "b/c"}
+    assert sweep_of_environment() == {"wandb": "abc", "parameters": parameters}
 
 
 def test_a_folder_of_another_config_is_refused(finished, tmp_path):

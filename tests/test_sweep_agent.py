@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,8 +18,19 @@ import optuna
 import pytest
 import yaml
 
-from bench.stress import EXPERIMENT, Fleet, children_of, complaints, stress, write_sweep
-from tests.postgres import Server, binaries
+from bench.postgres import Server, binaries
+from bench.stress import (
+    COMMAND,
+    EXPERIMENT,
+    Fleet,
+    children_of,
+    complaints,
+    shortfalls,
+    stress,
+    study_complaints,
+    undisturbed_grid,
+    write_sweep,
+)
 from ttrl_repro.errors import UserError
 from ttrl_repro.records import Record, read_jsonl
 from ttrl_repro.sweeps.agent import Agent, Limits, final_value
@@ -27,7 +40,6 @@ from ttrl_repro.sweeps.folders import Folders
 from ttrl_repro.sweeps.search import Search, export_grid
 from ttrl_repro.sweeps.store import Claim, Lost, Store, sqlite_url
 
-RUN = ["${env}", "${interpreter}", "-m", "ttrl_repro.cli", "run", "${program}", "${args_no_hyphens}"]
 SHORT = {**EXPERIMENT, "train": {**EXPERIMENT["train"], "steps": 2}, "evaluate": {**EXPERIMENT["evaluate"], "every": 2}}
 
 
@@ -41,7 +53,7 @@ def write(tmp_path):
             "name": "short",
             "program": str(tmp_path / "short.yaml"),
             "method": "grid",
-            "command": RUN,
+            "command": COMMAND,
             "parameters": {"seeds.rl": {"values": [0, 1]}},
             **fields,
         }
@@ -149,29 +161,42 @@ def test_bayes_proposes_under_a_seed_prunes_and_leaves_no_ghost(write, tmp_path)
         assert store.cells()[1].params != rows[0].params
 
 
-@pytest.mark.timeout(900)
-def test_the_short_stress(tmp_path):
-    done, wrong, _ = stress(tmp_path, cells=6, agents=3, kills=4, seed=1, server=None, say=print)
-    assert not wrong
-    assert done["agents frozen past their lease"] == 1
-    assert done["full stops"] == 1
-    assert done["agents killed"] + done["runs killed"] == 4
-    assert done["claims taken over"] >= 2
+@pytest.fixture(scope="module")
+def peace(tmp_path_factory):
+    """An undisturbed grid of six tiny runs."""
+    return undisturbed_grid(tmp_path_factory.mktemp("peace"), cells=6, agents=3)
 
 
 @pytest.mark.timeout(900)
-def test_the_short_stress_on_a_server_that_restarts(tmp_path):
+def test_the_short_stress(peace, tmp_path):
+    outcome = stress(tmp_path, cells=6, agents=3, kills=4, seed=1, server=None, say=print, peace=peace)
+    assert not outcome.wrong
+    assert outcome.done["claims taken over"] >= 2
+    assert outcome.done["records resumed in training"] >= 1
+
+
+@pytest.mark.timeout(900)
+def test_the_short_stress_on_a_server_that_restarts(peace, tmp_path):
     if binaries() is None:
         pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
-    server = Server()
-    server.start()
-    try:
-        done, wrong, _ = stress(tmp_path, cells=4, agents=2, kills=2, seed=2, server=server, say=print)
-    finally:
-        server.stop()
-        server.remove()
-    assert not wrong
-    assert done["server restarts"] == 1
+    with Server() as server:
+        outcome = stress(tmp_path, cells=6, agents=2, kills=2, seed=2, server=server, say=print, peace=peace)
+    assert not outcome.wrong
+    assert outcome.done["server restarts"] == 1
+
+
+@pytest.mark.timeout(900)
+def test_the_short_stress_of_a_search(tmp_path):
+    outcome = stress(tmp_path, cells=6, agents=2, kills=3, seed=3, server=None, say=print, peace=None)
+    assert not outcome.wrong
+
+
+def test_what_was_not_done_to_a_sweep_is_a_failure_of_the_stress():
+    done = Counter({"full stops": 1, "agents frozen past their lease": 1, "agents killed": 9, "runs killed": 1})
+    assert shortfalls(done, 10, on_server=False) == ["0 records resumed in training, for 10 kills"]
+    done["records resumed in training"] = 1
+    assert shortfalls(done, 10, on_server=False) == []
+    assert shortfalls(done, 12, on_server=True) == ["0 server restarts instead of 1", "10 kills instead of 12"]
 
 
 # -- the checks of the stress can fail ----------------------------------------------------------------
@@ -353,7 +378,7 @@ def test_a_killed_run_goes_on_where_agents_inherit_a_wandb_service(write, tmp_pa
 def test_a_run_that_hangs_is_killed_says_where_it_stood_and_is_tried_again(write, tmp_path):
     program = "import faulthandler, signal, time; faulthandler.register(signal.SIGUSR1); time.sleep(300)"
     file, folder = (
-        write(command=["${interpreter}", "-c", program, *RUN[-3:]], parameters={"seeds.rl": {"value": 0}}),
+        write(command=["${interpreter}", "-c", program, *COMMAND[-3:]], parameters={"seeds.rl": {"value": 0}}),
         tmp_path / "o",
     )
     with opened(file, folder) as (sweep, store, _):
@@ -368,7 +393,7 @@ def test_a_run_that_hangs_is_killed_says_where_it_stood_and_is_tried_again(write
 
 def test_a_command_that_is_not_there_is_named(write, tmp_path):
     file, folder = (
-        write(command=["no-such-command", *RUN[-3:]], parameters={"seeds.rl": {"value": 0}}),
+        write(command=["no-such-command", *COMMAND[-3:]], parameters={"seeds.rl": {"value": 0}}),
         tmp_path / "out",
     )
     with opened(file, folder) as (sweep, store, _):
@@ -429,6 +454,17 @@ def test_a_stale_agent_publishes_nothing(finished, tmp_path):
     assert not (folder / "runs" / stale.cell).exists()
 
 
+def test_a_metric_that_no_step_has_is_named_at_the_first(write, tmp_path, capsys):
+    grid = {"parameters": {"train.steps": {"value": 12}}, "metric": {"name": "majority_ratoi", "goal": "maximize"}}
+    file, folder = write(**grid), tmp_path / "out"
+    with opened(file, folder) as (sweep, store, _):
+        agent = Agent(store, sweep, folder, None, Limits(retries=0, poll=0.05))
+        assert agent.run().given_up == 1
+        assert "has no metric 'majority_ratoi'" in store.cells()[0].error
+    note, *_ = capsys.readouterr().out.splitlines()
+    assert re.match(r"note: step \d+ has no metric 'majority_ratoi'; it has .*majority_ratio", note)
+
+
 def test_a_metric_that_no_record_has_is_named(finished):
     _, peace = finished
     record = next((peace / "runs").iterdir())
@@ -441,13 +477,17 @@ def test_wandb_s_agents_leave_their_sweep_in_the_record(tmp_path):
     program = tmp_path / "short.yaml"
     program.write_text(yaml.safe_dump(SHORT))
     environment = {**os.environ, "WANDB_SWEEP_ID": "abc123"}
-    done = ttrl("run", program, "--out", tmp_path / "record", env=environment)
+    done = ttrl("run", program, "rollout.votes=12", "--out", tmp_path / "record", env=environment)
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "record" / "manifest.json").read_text())["sweep"] == {"wandb": "abc123"}
+    sweep = json.loads((tmp_path / "record" / "manifest.json").read_text())["sweep"]
+    assert sweep == {"wandb": "abc123", "parameters": {"rollout.votes": 12}}
 
 
 def test_a_run_that_ends_well_without_its_record_has_failed(write, tmp_path):
-    file, folder = write(command=["${env}", "true", *RUN[-3:]], parameters={"seeds.rl": {"value": 0}}), tmp_path / "out"
+    file, folder = (
+        write(command=["${env}", "true", *COMMAND[-3:]], parameters={"seeds.rl": {"value": 0}}),
+        tmp_path / "out",
+    )
     with opened(file, folder) as (sweep, store, _):
         tally = Agent(store, sweep, folder, None, Limits(retries=0)).run()
         assert (tally.finished, tally.given_up) == (0, 1)
@@ -493,7 +533,7 @@ def test_whatever_goes_wrong_with_one_cell_is_its_failure_and_not_the_agent_s_en
 def test_a_search_s_failed_cell_is_retried_and_told_again(write, tmp_path):
     fields = {"method": "random", "run_cap": 1, "metric": {"name": "majority_ratio", "goal": "maximize"}}
     good = {"train.learning_rate": {"min": 1e-5, "max": 1e-4}}
-    file, folder = write(**fields, parameters=good, command=["${env}", "false", *RUN[-3:]]), tmp_path / "out"
+    file, folder = write(**fields, parameters=good, command=["${env}", "false", *COMMAND[-3:]]), tmp_path / "out"
     with opened(file, folder) as (sweep, store, search):
         assert Agent(store, sweep, folder, search, Limits(retries=0)).run().given_up == 1
         assert [trial.state.name for trial in search.study.get_trials()] == ["FAIL"]
@@ -504,6 +544,109 @@ def test_a_search_s_failed_cell_is_retried_and_told_again(write, tmp_path):
         (row,) = store.cells()
         assert [trial.state.name for trial in search.study.get_trials()] == ["FAIL", "COMPLETE"]
         assert (row.trial, row.told, search.study.best_value) == (1, True, row.value)
+
+
+def test_a_retried_cell_of_a_search_that_stops_early_runs_to_its_end(write, tmp_path):
+    fields = {
+        "method": "random",
+        "run_cap": 1,
+        "metric": {"name": "majority_ratio", "goal": "maximize"},
+        "early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 2},
+    }
+    good = {"train.learning_rate": {"min": 1e-5, "max": 1e-4}}
+    file, folder = write(**fields, parameters=good, command=["${env}", "false", *COMMAND[-3:]]), tmp_path / "out"
+    with opened(file, folder) as (sweep, store, search):
+        assert Agent(store, sweep, folder, search, Limits(retries=0)).run().given_up == 1
+        assert store.retry() == 1
+    write(**fields, parameters=good)
+    with opened(file, folder) as (sweep, store, search):
+        tally = Agent(store, sweep, folder, search, Limits(poll=0.05)).run()
+        assert (tally.finished, tally.lost) == (1, 0)
+
+
+def test_a_search_ends_with_its_space(write, tmp_path, capsys):
+    fields = {"method": "bayes", "run_cap": 9, "metric": {"name": "majority_ratio", "goal": "maximize"}}
+    file, folder = write(**fields, parameters={"rollout.temperature": {"values": [0.8, 1.0]}}), tmp_path / "out"
+    with opened(file, folder) as (_, store, search):
+        while search.propose():
+            pass
+        assert len(store.cells()) == 2
+        trials = search.study.get_trials()
+        assert not search.propose()
+        assert len(search.study.get_trials()) == len(trials)
+    # A space without end whose values are all the same experiment: one look, and it is remembered.
+    narrow = {"train.learning_rate": {"min": 1e-4, "max": 1.0000000000000002e-4}}
+    file, folder = write(**fields, parameters=narrow), tmp_path / "narrow"
+    with opened(file, folder) as (_, store, search):
+        while search.propose():
+            pass
+        assert "100 proposals in a row were there already" in capsys.readouterr().out
+        trials = search.study.get_trials()
+        assert {trial.state.name for trial in trials} == {"FAIL", "RUNNING"}, "twins count as no evidence"
+        assert not search.propose()
+        assert len(search.study.get_trials()) == len(trials)
+
+
+def test_another_seed_is_another_search(write, tmp_path):
+    fields = {"method": "random", "run_cap": 1, "metric": {"name": "majority_ratio", "goal": "maximize"}}
+    file = write(**fields, parameters={"train.learning_rate": {"min": 1e-5, "max": 1e-4}})
+    with opened(file, tmp_path / "out"):
+        done = ttrl("sweep", "agent", file, "--folder", tmp_path / "out", "--seed", 3)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 2)
+    assert "holds another sweep 'short': its seed is 0, this one's 3" in done.stderr
+
+
+def test_a_search_s_study_is_brought_up_to_date_when_it_is_shown(write, tmp_path):
+    fields = {"method": "random", "run_cap": 1, "metric": {"name": "majority_ratio", "goal": "maximize"}}
+    file, folder = write(**fields, parameters={"train.learning_rate": {"min": 1e-5, "max": 1e-4}}), tmp_path / "out"
+    with opened(file, folder) as (_, store, search):
+        search.propose()
+        store.finish(store.claim("one"), 0.5, 1.0)  # and died before it told the study
+        assert [trial.state.name for trial in search.study.get_trials()] == ["RUNNING"]
+        done = ttrl("sweep", "study", file, "--folder", folder)
+        assert done.stdout == f"optuna-dashboard sqlite:///{folder / 'study.db'}\n"
+        assert [trial.state.name for trial in search.study.get_trials()] == ["COMPLETE"]
+
+
+def test_the_stress_notices_a_trial_that_nobody_runs(write, tmp_path):
+    fields = {"method": "random", "run_cap": 2, "metric": {"name": "majority_ratio", "goal": "maximize"}}
+    file = write(**fields, parameters={"train.learning_rate": {"min": 1e-5, "max": 1e-4}})
+    with opened(file, tmp_path / "out") as (_, store, search):
+        search.propose()
+        store.finish(store.claim("one"), 0.5, 1.0)
+        cell = store.cells()[0].cell
+        assert study_complaints(store.cells(), search.study) == ["trial 0: RUNNING", f"{cell}: 0 trials that finished"]
+        search.follow()
+        assert study_complaints(store.cells(), search.study) == []
+        search.study.ask(search.distributions)
+        assert study_complaints(store.cells(), search.study) == ["trial 1: RUNNING"]
+
+
+def test_missing_cells_of_a_capped_grid_are_those_it_will_have(write, tmp_path):
+    grid = {"seeds.rl": {"values": list(range(12))}}
+    with opened(write(parameters=grid, run_cap=3), tmp_path / "out") as (_, store, _):
+        assert len(store.cells()) == 3
+    status = ttrl("sweep", "status", write(parameters=grid, run_cap=5), "--folder", tmp_path / "out").stdout
+    assert "missing: 2 cells of the file" in status
+
+
+def test_a_disk_that_fills_up_inside_a_run_loses_nothing(write, tmp_path):
+    """Files of a run may have 300 KiB each, which a checkpoint has not enough of; then the disk has room again."""
+    file, folder = write(parameters={"seeds.rl": {"value": 0}}), tmp_path / "out"
+    limited = ["/bin/sh", "-c", 'ulimit -f 600; exec "$0" "$@"', *COMMAND[1:]]
+    bounded = write(parameters={"seeds.rl": {"value": 0}}, command=limited)
+    with opened(bounded, folder) as (sweep, store, _):
+        assert Agent(store, sweep, folder, None, Limits(retries=0)).run().given_up == 1
+        (row,) = store.cells()
+        assert "File too large" in row.error
+        assert store.retry() == 1
+    write(parameters={"seeds.rl": {"value": 0}})
+    with opened(file, folder) as (sweep, store, _):
+        assert Agent(store, sweep, folder, None).run().finished == 1
+    assert ttrl("sweep", "run", file, "--folder", tmp_path / "peace").returncode == 0
+    for name in ("metrics.jsonl", "predictions.jsonl"):
+        one, other = (root / "runs" / row.cell / name for root in (folder, tmp_path / "peace"))
+        assert one.read_bytes() == other.read_bytes()
 
 
 def test_somebody_else_s_study_is_left_alone(write, tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -147,3 +149,29 @@ def test_what_was_accepted_is_published_and_all_attempts_go(record, tmp_path):
         folders.publish("cell", 2)
         assert (folders.published("cell") / "which").read_text() == "second"
         assert folders.attempted() == set()
+
+
+def test_what_has_its_place_is_never_touched_again(record, tmp_path):
+    """An agent that lost the race to publish, or comes from before the database was lost, deletes nothing."""
+    folders = Folders(tmp_path / "sweep")
+    for token, which in ((1, "first"), (2, "second")):
+        folders.attempt("cell", token).parent.mkdir(parents=True)
+        copy_record(record, folders.attempt("cell", token))
+        (folders.attempt("cell", token) / "which").write_text(which)
+    os.renames(folders.attempt("cell", 1), folders.published("cell"))
+    folders.publish("cell", 2)
+    assert (folders.published("cell") / "which").read_text() == "first"
+    assert folders.attempted() == set()
+
+
+def test_many_agents_publish_one_record(record, tmp_path):
+    folders = Folders(tmp_path / "sweep")
+    for round_ in range(20):
+        cell = f"cell{round_}"
+        folders.attempt(cell, 1).parent.mkdir(parents=True, exist_ok=True)
+        copy_record(record, folders.attempt(cell, 1))
+        ready = threading.Barrier(4)
+        with ThreadPoolExecutor(4) as pool:
+            done = [pool.submit(lambda: (ready.wait(), folders.publish(cell, 1))) for _ in range(4)]  # noqa: B023
+        assert [one.exception() for one in done] == [None] * 4
+        assert (folders.published(cell) / "manifest.json").is_file()

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from tests.postgres import Server, binaries
+from bench.postgres import Server, binaries
 from ttrl_repro.errors import UserError
 from ttrl_repro.sweeps import store as module
 from ttrl_repro.sweeps.store import Lost, Store, sqlite_url
@@ -23,11 +23,8 @@ SPACE = {"method": "grid", "parameters": ["p"]}
 def server():
     if binaries() is None:
         pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
-    server = Server()
-    server.start()
-    yield server
-    server.stop()
-    server.remove()
+    with Server() as server:
+        yield server
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -263,7 +260,7 @@ def test_the_lock_lets_one_in_and_frees_itself_when_its_holder_is_gone(store):
 
 def test_another_space_under_the_same_name_is_refused(store):
     store.open_sweep(SPACE)
-    with pytest.raises(UserError, match=r'holds another sweep .*: its parameters is \["p"\], the file\'s \["q"\]'):
+    with pytest.raises(UserError, match=r'holds another sweep .*: its parameters is \["p"\], this one\'s \["q"\]'):
         store.open_sweep({**SPACE, "parameters": ["q"]})
     assert len(store.cells()) == 3
 
@@ -289,21 +286,18 @@ def test_sweeps_of_one_storage_do_not_mix(url, store):
 def test_a_server_that_restarts_is_waited_for():
     if binaries() is None:
         pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
-    server = Server()
-    server.start()
-    store = Store(server.url, "restarted")
-    store.open_sweep(SPACE)
-    store.add([("a", {"p": "a"})])
-    claim = store.claim("one")
-    server.stop()
-    back = threading.Timer(1.0, server.start)
-    back.start()
-    store.finish(claim, 0.5, 1.0)
-    assert states(store) == {"a": "finished"}
-    back.join()
-    store.close()
-    server.stop()
-    server.remove()
+    with Server() as server:
+        store = Store(server.url, "restarted")
+        store.open_sweep(SPACE)
+        store.add([("a", {"p": "a"})])
+        claim = store.claim("one")
+        server.stop()
+        back = threading.Timer(1.0, server.start)
+        back.start()
+        store.finish(claim, 0.5, 1.0)
+        assert states(store) == {"a": "finished"}
+        back.join()
+        store.close()
 
 
 @pytest.mark.parametrize(
@@ -329,3 +323,21 @@ def test_ten_thousand_cells_are_enqueued_and_read_in_moments(url, request):
     assert store.claim("one").cell == "cell-0"
     assert len(store.cells()) == 10_000
     assert sa.inspect(store.engine).get_indexes("ttrl_cells")[0]["column_names"] == ["sweep", "state", "number"]
+
+
+def test_a_full_disk_is_said_at_once_and_what_was_written_stays(tmp_path):
+    store = Store(sqlite_url(tmp_path / "sweep.db"), "full")
+    store.open_sweep(SPACE)
+    store.add([("a", {"p": "a"})])
+
+    @sa.event.listens_for(store.engine, "connect")
+    def _(connection, _record):
+        (pages,) = connection.execute("pragma page_count").fetchone()
+        connection.execute(f"pragma max_page_count = {pages}")
+
+    store.engine.dispose()
+    began = time.monotonic()
+    with pytest.raises(OperationalError, match="disk is full"):
+        store.add([(f"cell{number}", {"p": "x" * 1000}) for number in range(100)])
+    assert time.monotonic() - began < 10
+    assert [row.cell for row in store.cells()] == ["a"]

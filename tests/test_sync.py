@@ -12,7 +12,16 @@ import pytest
 from ttrl_repro.config import Experiment
 from ttrl_repro.errors import UserError
 from ttrl_repro.run import resume, start
-from ttrl_repro.sync import differences, expected_steps, offline_folders, read_offline, records_in, sync
+from ttrl_repro.sync import (
+    differences,
+    expected_steps,
+    is_checked,
+    offline_folders,
+    read_offline,
+    records_in,
+    sync,
+    whole,
+)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +116,30 @@ def test_what_is_not_as_its_record_is_not_uploaded(copy, change, message):
     with pytest.raises(UserError, match=message or "W&B has steps 3, which the record has not"):
         sync([copy.parent], server)
     assert not server.runs
+
+
+@pytest.mark.parametrize("left", ["nothing", "a torn file"])
+def test_what_a_killed_run_had_not_written_is_logged_by_the_next(copy, left):
+    first, second = offline_folders(copy)
+    (path,) = first.glob("*.wandb")
+    path.unlink()
+    if left == "a torn file":
+        path.write_bytes(b":W&B\x00\x00\x00")
+    assert read_offline([second]).history.keys() == {0, 1, 2, 3}
+    assert "time/seconds" in read_offline([second]).history[1]
+    assert whole(copy) == [second]
+    assert sync([copy.parent], FakeServer()) == 1
+    assert is_checked(copy)
+
+
+def test_one_bad_run_keeps_no_other_from_being_uploaded(copy):
+    for name in ("a", "b"):
+        shutil.copytree(copy, copy.parent / name)
+        edit_metrics(copy.parent / name, lambda lines: [line.replace('"step": 3', '"step": 4') for line in lines])
+    said = []
+    with pytest.raises(UserError, match=r"2 runs are not on W&B as they should be \(above\); 1 are"):
+        sync([copy.parent], FakeServer(), say=said.append)
+    assert [line.split(": ")[1] for line in said[1:]] == ["not uploaded", "not uploaded"]
 
 
 def test_unfinished_runs_are_left_alone(copy):

@@ -155,9 +155,9 @@ class Record:
         record.save_manifest()
         return record
 
-    def note_resumption(self) -> None:
-        """Write into the manifest that a run goes on with this record: when, and with which code."""
-        self.manifest.setdefault("resumed", []).append({"at": now(), "git": git_state(self.folder)})
+    def note_resumption(self, step: int) -> None:
+        """Write into the manifest that a run goes on with this record: when, after which step, and with which code."""
+        self.manifest.setdefault("resumed", []).append({"at": now(), "step": step, "git": git_state(self.folder)})
 
     @classmethod
     def reopen(cls, folder: Path) -> Record:

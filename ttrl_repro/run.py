@@ -222,9 +222,10 @@ def resume(folder: Path) -> Record:
         state = processes()
         state.wait_for_everyone()
         if state.is_main_process:
-            record.note_resumption()
+            step = updates // experiment.train.updates_per_step
+            record.note_resumption(step)
             # Without a checkpoint even the base's evaluation is done again: it may be half-written.
-            record.rewind(updates // experiment.train.updates_per_step if checkpoint else -1)
+            record.rewind(step if checkpoint else -1)
             checkpoints.drop_incomplete(folder / "checkpoints")
             checkpoints.drop_weights(folder / "checkpoints", lambda step: step > record.manifest["steps_done"])
         state.wait_for_everyone()
@@ -346,6 +347,8 @@ def _run(setup: Setup, record: Record, checkpoint: Path | None) -> None:
     try:
         with on_interrupt(stop.handle), Progress(enabled=main) as progress:
             mirror = Mirror(experiment, folder, record.manifest) if main else None
+            if mirror is not None and checkpoint is not None:
+                mirror.log_again(record)
             session = _Session(setup, record, mirror, progress, stop)
             gold = {q.id: str(canonical(q.answer)) for q in setup.task.questions} if setup.task.labelled else None
             trainer = trainer_of(experiment)(

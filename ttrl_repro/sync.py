@@ -81,6 +81,26 @@ def _inspected(folder: Path) -> Iterator[dict[str, Any]]:
         yield json.loads(line)
 
 
+def whole(record: Path) -> list[Path]:
+    """The last of a record's offline folders that together hold what the record has.
+
+    Mostly the last alone, since a resumed run logs all again. Raises UserError that says where they differ.
+    """
+    readable: list[Path] = []
+    wrong = [f"{record}: no offline run"]
+    for folder in reversed(offline_folders(record)):
+        try:
+            read_offline([folder])
+        except UserError as error:  # of a run that was killed before W&B wrote anything
+            wrong = wrong if readable else [str(error)]
+            continue
+        readable.insert(0, folder)
+        wrong = differences(record, read_offline(readable))
+        if not wrong:
+            return readable
+    raise UserError(f"{record}: not uploaded: {'; '.join(wrong)}")
+
+
 def differences(record: Path, logged: Logged) -> list[str]:
     """Where what W&B logged is not what the record has, a line each: steps, and values of metrics.jsonl."""
     rows = {row["step"]: row for row in read_jsonl(record / "metrics.jsonl")}
@@ -127,27 +147,39 @@ def records_in(folders: Sequence[Path]) -> list[Path]:
 def sync(folders: Sequence[Path], server: Server, again: bool = False, say: Callable[[str], None] = print) -> int:
     """Upload every finished record in these folders, checked before and after; returns how many were uploaded.
 
-    again: also those that were uploaded and found complete before. Raises UserError at the first that is not so.
+    again: also those that were uploaded and found complete before. Raises UserError at the end if some were not so.
     """
-    uploaded = 0
+    uploaded, refused = 0, []
     for record in records_in(folders):
-        offline = offline_folders(record)
         if not again and is_checked(record):
             say(f"{record}: uploaded before")
             continue
-        wrong = differences(record, read_offline(offline))
-        if wrong:
-            raise UserError(f"{record}: not uploaded: {'; '.join(wrong)}")
-        entity = Record.reopen(record).experiment().tracking.entity
-        for folder in offline:
-            run = server.upload(folder, entity)
-        expected, there = len(expected_steps(record)), server.steps(run)
-        if there != expected:
-            raise UserError(f"{record}: W&B has {there} steps of {run}, the record {expected}")
-        write_atomic(record / "wandb" / CHECKED, json.dumps([folder.name for folder in offline]) + "\n")
-        say(f"{record}: {run}, {there} steps")
+        try:
+            said = _upload(record, server)
+        except UserError as error:
+            refused.append(str(error))
+            continue
+        say(said)
         uploaded += 1
+    if len(refused) > 1:
+        for line in refused:
+            say(line)
+        raise UserError(f"{len(refused)} runs are not on W&B as they should be (above); {uploaded} are")
+    if refused:
+        raise UserError(refused[0])
     return uploaded
+
+
+def _upload(record: Path, server: Server) -> str:
+    """Upload one record and check it; a line about it. Raises UserError."""
+    entity = Record.reopen(record).experiment().tracking.entity
+    for folder in whole(record):
+        run = server.upload(folder, entity)
+    expected, there = len(expected_steps(record)), server.steps(run)
+    if there != expected:
+        raise UserError(f"{record}: W&B has {there} steps of {run}, the record {expected}")
+    write_atomic(record / "wandb" / CHECKED, json.dumps([folder.name for folder in offline_folders(record)]) + "\n")
+    return f"{record}: {run}, {there} steps"
 
 
 class Wandb:

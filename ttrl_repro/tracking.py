@@ -5,33 +5,47 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ttrl_repro.config import Experiment
 from ttrl_repro.errors import UserError
-from ttrl_repro.records import Row
+from ttrl_repro.records import Record, Row, read_eval, read_jsonl
+from ttrl_repro.summary import codes_by_protocol, headline
 
 SWEEP = "TTRL_SWEEP"  # environment variable: the sweep that a run belongs to, as JSON
+WANDB_SWEEP = "WANDB_SWEEP_ID"  # environment variable that W&B's agent sets
 MODES = ("offline", "online", "disabled", "shared", "dryrun", "run")
 
 
 def wandb_mode() -> str:
-    """WANDB_MODE, or `offline`. Raises UserError for a mode that W&B does not know."""
-    mode = os.environ.get("WANDB_MODE", "offline")
+    """WANDB_MODE, or `online` under W&B's own agent, whose server decides by what it hears, else `offline`.
+
+    Raises UserError for a mode that W&B does not know.
+    """
+    mode = os.environ.get("WANDB_MODE", "online" if WANDB_SWEEP in os.environ else "offline")
     if mode not in MODES:
         raise UserError(f"WANDB_MODE: unknown mode {mode!r}; known: {', '.join(MODES)}")
     return mode
 
 
 def sweep_of_environment() -> dict[str, Any] | None:
-    """The sweep that started this process, or None: `name`, `cell`, `parameters` of ours, or `wandb`, W&B's id."""
+    """The sweep that started this process, or None: `name`, `cell` and `parameters` of ours; `wandb`, its id, of W&B's,
+    and `parameters`, the overrides that its agent gave to this command.
+    """
     ours = os.environ.get(SWEEP)
     if ours:
         return dict(json.loads(ours))
-    wandbs = os.environ.get("WANDB_SWEEP_ID")
-    return {"wandb": wandbs} if wandbs else None
+    wandbs = os.environ.get(WANDB_SWEEP)
+    if not wandbs:
+        return None
+    overrides = [part.partition("=") for part in sys.argv[1:] if re.match(r"[A-Za-z_][\w.]*=", part)]
+    return {"wandb": wandbs, "parameters": {name: yaml.safe_load(value) for name, _, value in overrides}}
 
 
 class Mirror:
@@ -66,7 +80,7 @@ class Mirror:
             resume="allow",
             group=manifest["config_hash"],
             job_type="train",
-            tags=[tag[:64] for tag in (manifest["task"]["name"], experiment.reward.name, experiment.algorithm.name)],
+            tags=_tags(experiment, manifest),
             config={**experiment.model_dump(mode="json"), "manifest": dict(manifest)},
             dir=folder,
             mode=mode,
@@ -77,6 +91,26 @@ class Mirror:
         """Metrics of one step; absent ones (None) are left out."""
         if self._run is not None:
             self._run.log({key: value for key, value in values.items() if value is not None}, step=step)
+
+    def log_again(self, record: Record) -> None:
+        """Offline: log what a resumed record has, up to where it goes on, without sampled texts.
+
+        W&B's file of a killed run lacks what it had not written yet; so the last one holds the whole run. Online, W&B
+        takes no earlier step.
+        """
+        if self._run is None or not self._run.offline:
+            return
+        values: defaultdict[int, dict[str, float | None]] = defaultdict(dict)
+        for prefix, name in (("", "metrics.jsonl"), ("time/", "timings.jsonl")):
+            for row in read_jsonl(record.folder / name):
+                values[row["step"]] |= {f"{prefix}{key}": value for key, value in row.items() if key != "step"}
+        rows = defaultdict(list)
+        for row in read_eval(record.folder):
+            rows[row["step"]].append(row)
+        for step, evaluated in rows.items():
+            values[step] |= headline(codes_by_protocol(evaluated), record.experiment().evaluate.k)
+        for step in sorted(values):
+            self.log(step, values[step])
 
     def log_samples(self, step: int, rows: Sequence[Row]) -> None:
         """A table of sampled texts, if the config allows texts on W&B."""
@@ -93,6 +127,14 @@ class Mirror:
         if self._run is not None:
             self._run.summary["state"] = state
             self._run.finish(exit_code=0 if state == "finished" else 1)
+
+
+def _tags(experiment: Experiment, manifest: Mapping[str, Any]) -> list[str]:
+    """Task, reward, algorithm, and the commit where there is one; at most 64 characters each, as W&B has it."""
+    tags = [manifest["task"]["name"], experiment.reward.name, experiment.algorithm.name]
+    if manifest["git"]:
+        tags += [manifest["git"]["commit"][:12], *(["dirty"] if manifest["git"]["dirty"] else [])]
+    return [tag[:64] for tag in tags]
 
 
 def _run_id(manifest: Mapping[str, Any]) -> str:

@@ -81,6 +81,7 @@ class Agent:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.tally = Tally()
         self._signal: int | None = None
+        self._looked = sweep.metric is None or sweep.metric.name.startswith("eval/")  # those are checked beforehand
         self._stops = store.stops()
 
     def run(self, wait: bool = True) -> Tally:
@@ -147,8 +148,9 @@ class Agent:
         """Run the cell: FINISHED or PRUNED with the metric's value, GIVEN_BACK, or what went wrong. Raises Lost."""
         try:
             published = self.folders.published(claim.cell)
-            if (published / MANIFEST).is_file() and Record.reopen(published).manifest["state"] == "finished":
-                return FINISHED, self._checked(published, claim, FINISHED)  # of a database that is no more
+            if (published / MANIFEST).is_file():  # of a database that is no more
+                ended = FINISHED if Record.reopen(published).manifest["state"] == "finished" else PRUNED
+                return ended, self._checked(published, claim, ended)
             attempt = self.folders.attempt(claim.cell, claim.token)
             outcome = self._run(claim, keeper)
             if outcome in (FINISHED, PRUNED):
@@ -224,6 +226,7 @@ class Agent:
                 return self._stop(child, claim, keeper)
             if sign != (sign := _sign_of_life(log, attempt)):
                 since = time.monotonic()
+                self._look_for_the_metric(attempt)
             elif time.monotonic() - since > self.limits.silence:
                 child.send_signal(signal.SIGUSR1)  # `ttrl` then prints where its threads are
                 time.sleep(TRACE)
@@ -235,6 +238,17 @@ class Agent:
                     if self.search.report(claim, rows):
                         ended = self._stop(child, claim, keeper)
                         return ended if ended == FINISHED else PRUNED  # it may have been at its end anyway
+
+    def _look_for_the_metric(self, attempt: Path) -> None:
+        """Say at the first step of the first run, rather than at its end, if the sweep's metric is not there."""
+        rows = [] if self._looked else read_jsonl(attempt / "metrics.jsonl", complete=True)
+        if rows:
+            self._looked = True
+            assert self.sweep.metric is not None
+            name = self.sweep.metric.name
+            if name not in rows[-1]:
+                there = ", ".join(key for key in rows[-1] if key != "step")
+                print(f"note: step {rows[-1]['step']} has no metric {name!r}; it has {there}", flush=True)
 
     def _stop(self, child: subprocess.Popen[bytes], claim: Claim, keeper: Keeper) -> str:
         """Let a run write its checkpoint and end. Raises Lost."""

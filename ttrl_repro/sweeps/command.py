@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from ttrl_repro.sweeps.files import SweepFile
     from ttrl_repro.sweeps.search import Search
     from ttrl_repro.sweeps.store import Store
+
+QUIET = "TTRL_SWEEP_QUIET"  # environment variable of agents whose starter has said what there is to say
 
 app = typer.Typer(help="Many runs from one file in W&B's sweep format, each cell exactly once.", no_args_is_help=True)
 
@@ -72,8 +75,9 @@ def agent_command(
 
     sweep = read_sweep(file)
     limits = Limits(retries=retries, failures_in_a_row=failures, cells=cells, grace=grace, silence=silence)
+    _say_differences(sweep)
     with _open(sweep, storage, folder, lease) as (store, place):
-        enqueue(sweep, store)
+        enqueue(sweep, store, seed)
         search = _search(sweep, store, storage, place, seed)
         tally = Agent(store, sweep, place, search, limits).run(wait)
     print(f"{tally.finished} cells finished, {tally.failed} failures, {tally.lost} lost")
@@ -93,21 +97,27 @@ def run_command(
     folder: Folder = None,
     lease: Annotated[float, typer.Option(min=1.0)] = 60.0,
     retries: Annotated[int, typer.Option(min=0)] = 2,
+    failures: Annotated[int, typer.Option(min=1)] = 3,
     seed: Annotated[int, typer.Option(min=0, help="of a search")] = 0,
+    grace: Annotated[float, typer.Option(min=0.0)] = 60.0,
+    silence: Annotated[float, typer.Option(min=1.0)] = 7200.0,
 ) -> None:
-    """Run a whole sweep with some agents on this machine, then say how it went."""
+    """Run a whole sweep with some agents on this machine, then say how it went. Options as of `agent`."""
     from ttrl_repro.sweeps.enqueue import enqueue
     from ttrl_repro.sweeps.files import read_sweep
     from ttrl_repro.sweeps.store import ENDED, FAILED
 
     sweep = read_sweep(file)
+    _say_differences(sweep)
     with _open(sweep, storage, folder, lease) as (store, place):
-        enqueue(sweep, store)  # what is wrong with the file or the storage is said once
+        enqueue(sweep, store, seed)  # what is wrong with the file or the storage is said once
         _search(sweep, store, storage, place, seed)
     argv = [sys.executable, "-m", "ttrl_repro.cli", "sweep", "agent", str(file), "--folder", str(place)]
-    argv += [f"--lease={lease}", f"--retries={retries}", f"--seed={seed}"]
+    argv += [f"--lease={lease}", f"--retries={retries}", f"--failures={failures}", f"--seed={seed}"]
+    argv += [f"--grace={grace}", f"--silence={silence}"]
     threads = str(max((os.cpu_count() or 1) // agents, 1))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ, **({"TTRL_STORAGE": storage} if storage else {})}
+    environment = {"OMP_NUM_THREADS": threads, **os.environ, QUIET: "1"}
+    environment |= {"TTRL_STORAGE": storage} if storage else {}
     # A group of their own: the terminal's Ctrl-C reaches them through us.
     children = [subprocess.Popen(argv, env=environment, start_new_session=True) for _ in range(agents)]
     received: list[int] = []
@@ -171,27 +181,42 @@ def stop_command(file: File, storage: Storage = None, folder: Folder = None) -> 
 def study_command(file: File, storage: Storage = None, folder: Folder = None) -> None:
     """Where Optuna's dashboard finds the sweep; of a grid, the study is written first, from what has ended."""
     from ttrl_repro.sweeps.files import read_sweep
-    from ttrl_repro.sweeps.search import export_grid
-    from ttrl_repro.sweeps.store import sqlite_url
+    from ttrl_repro.sweeps.search import Search, export_grid
+    from ttrl_repro.sweeps.store import shown
 
     sweep = read_sweep(file)
     with _open(sweep, storage, folder, create=False) as (store, place):
-        url = storage if storage and sweep.method != "grid" else sqlite_url(place / "study.db")
         if sweep.method == "grid":
+            url = _study_url(None, place)
             print(f"{export_grid(sweep, store.cells(), url)} cells have ended")
-    print(f"optuna-dashboard {url}")
+        else:
+            url = _study_url(storage, place)
+            Search(store, sweep, url).follow()  # an agent may have died before it told an outcome
+    print(f"optuna-dashboard {shown(url)}")
+
+
+def _study_url(storage: str | None, place: Path) -> str:
+    from ttrl_repro.sweeps.store import sqlite_url
+
+    return storage or sqlite_url(place / "study.db")
 
 
 def _search(sweep: SweepFile, store: Store, storage: str | None, place: Path, seed: int) -> Search | None:
     """What proposes the cells; None for a grid, whose cells are known."""
     if sweep.method == "grid":
         return None
-    from ttrl_repro.sweeps.search import Search, differences
-    from ttrl_repro.sweeps.store import sqlite_url
+    from ttrl_repro.sweeps.search import Search
 
-    for line in differences(sweep):
-        print(f"note: {line}", file=sys.stderr)
-    return Search(store, sweep, storage or sqlite_url(place / "study.db"), seed)
+    return Search(store, sweep, _study_url(storage, place), seed)
+
+
+def _say_differences(sweep: SweepFile) -> None:
+    """Where Optuna's methods are not W&B's; once, also for several agents."""
+    if sweep.method != "grid" and QUIET not in os.environ:
+        from ttrl_repro.sweeps.search import differences
+
+        for line in differences(sweep):
+            print(f"note: {line}", file=sys.stderr)
 
 
 def _status(sweep: SweepFile, store: Store, verbose: bool) -> str:
@@ -202,7 +227,7 @@ def _status(sweep: SweepFile, store: Store, verbose: bool) -> str:
     size = sweep.size()
     if sweep.method == "grid" and size is not None and size > len(rows):
         there = {row.cell for row in rows}
-        missing = [cell.key for cell in sweep.cells() if cell.key not in there]
+        missing = [cell.key for cell in islice(sweep.cells(), size) if cell.key not in there]
     to_come = len(missing) if sweep.method == "grid" else max((size or 0) - len(rows), 0)
     text = status(sweep.name, rows, store.now(), missing, to_come, verbose)
     return text if sweep.metric is None else text + best(rows, sweep.metric.maximize)
@@ -221,12 +246,15 @@ def _open(
     file = place / "sweep.db"
     if storage is None and not create and not file.is_file():
         raise UserError(f"{file}: the sweep has not been started here (`ttrl sweep agent {sweep.path}`)")
+    url = storage or sqlite_url(file)
+    if storage is not None:
+        store = Store(url, sweep.name, lease)  # before the folder: nothing is left of what cannot be
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{place}: cannot be made ({error.strerror})") from error
-    url = storage or sqlite_url(file)
-    store = Store(url, sweep.name, lease)
+    if storage is None:
+        store = Store(url, sweep.name, lease)
     try:
         if not create and not store.known():
             raise UserError(f"storage {shown(url)}: holds no sweep {sweep.name!r}")

@@ -7,13 +7,14 @@ from ttrl_repro.sweeps.files import SweepFile
 from ttrl_repro.sweeps.store import Store
 
 
-def enqueue(sweep: SweepFile, store: Store) -> int:
+def enqueue(sweep: SweepFile, store: Store, seed: int = 0) -> int:
     """Put a sweep's cells into the storage, those that are not there yet; returns how many.
 
-    Raises UserError if the file is not valid, or not that of the sweep in the storage.
+    seed: of a search, which is another search under another. Raises UserError if the file is not valid, or not that of
+    the sweep in the storage.
     """
     cells = [(cell.key, cell.params) for cell in sweep.cells()] if sweep.method == "grid" else []
-    store.open_sweep(sweep.space())
+    store.open_sweep(sweep.space() if sweep.method == "grid" else {**sweep.space(), "seed": seed})
     if sweep.method != "grid":
         return 0
     wanted = {key for key, _ in cells}

@@ -7,7 +7,6 @@ logs/CELL.N.log     what its process printed
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import shutil
@@ -65,14 +64,19 @@ class Folders:
         return None
 
     def publish(self, cell: str, token: int) -> None:
-        """Give the record of a finished cell its place, and delete all attempts. Safe to do twice. Raises OSError."""
+        """Give the record of a cell that has ended its place, and delete all attempts. Raises OSError.
+
+        Safe for several agents at once: what has its place is never touched again, and only one of them can give it.
+        """
         target, source = self.published(cell), self.attempt(cell, token)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            if target.exists():  # of a database that is no more: what this one accepted counts
-                shutil.rmtree(target)
-            with contextlib.suppress(FileNotFoundError):  # another agent did the same at the same time
-                source.rename(target)
+        try:
+            source.rename(target)
+        except FileNotFoundError:  # another agent did the same
+            pass
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise  # else: published under a database that is no more, while this one's claim ran
         self.clean(cell)
 
     def clean(self, cell: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -23,11 +24,23 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ttrl_repro.errors import UserError
 from ttrl_repro.sweeps.files import Choice, Range, SweepFile
-from ttrl_repro.sweeps.store import ENDED, FAILED, FINISHED, PRUNED, CellRow, Claim, Lost, Store, shown
+from ttrl_repro.sweeps.store import (
+    ENDED,
+    FAILED,
+    FINISHED,
+    PRUNED,
+    CellRow,
+    Claim,
+    Lost,
+    Store,
+    engine_options,
+    shown,
+)
 
 TRIES = 100  # proposals in a row that are no valid experiment, or are there already
 CELL = "cell"  # user attribute of a trial: its key
 MARK = "ttrl_sweep"  # user attribute of our studies
+EXHAUSTED = "ttrl_exhausted"  # user attribute of a study that proposes nothing new
 STATES = {FINISHED: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 
 T = TypeVar("T")
@@ -63,7 +76,7 @@ class Search:
     def _opened(self) -> optuna.Study:
         assert self.sweep.metric is not None
         study = optuna.create_study(
-            storage=optuna.storages.RDBStorage(self.url),
+            storage=optuna.storages.RDBStorage(self.url, engine_kwargs=engine_options(self.url)),
             study_name=self.sweep.name,
             direction="maximize" if self.sweep.metric.maximize else "minimize",
             load_if_exists=True,
@@ -90,9 +103,9 @@ class Search:
 
     def _propose(self, holder: str) -> bool:
         self._follow()
-        rows = {row.cell: row for row in self.store.cells()}
+        rows = self.store.cells()
         assert self.sweep.run_cap is not None
-        if len(rows) >= self.sweep.run_cap:
+        if len(rows) >= min(self.sweep.run_cap, self._size()) or self.study.user_attrs.get(EXHAUSTED):
             return False
         invalid = 0
         for _ in range(TRIES):
@@ -108,18 +121,20 @@ class Search:
             trial.set_user_attr(CELL, cell.key)
             if self.store.propose(cell.key, cell.params, trial.number, holder):
                 return True
-            # A cell that is there already is not run again: the same seeds would give the same value.
-            twin = rows.get(cell.key)
-            if twin is not None and twin.state == FINISHED:
-                self.study.tell(trial, twin.value)
-            else:
-                self.study.tell(trial, state=TrialState.FAIL)
+            # A cell that is there already is not run again: the same seeds would give the same value. Nor is it told
+            # twice, or the sampler would take it for twice the evidence.
+            self.study.tell(trial, state=TrialState.FAIL)
         if invalid == TRIES:
             raise UserError(
                 f"{self.sweep.path}: {TRIES} proposals in a row were no valid experiment; the last: {reason}"
             )
+        self.study.set_user_attr(EXHAUSTED, True)
         print(f"{self.sweep.name}: {TRIES} proposals in a row were there already; it ends at {len(rows)} cells")
         return False
+
+    def _size(self) -> float:
+        """How many cells the space holds."""
+        return math.prod(map(_values, self.distributions.values()))
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         seed = int.from_bytes(hashlib.sha256(f"{self.seed}/{number}".encode()).digest()[:4], "big")
@@ -141,19 +156,20 @@ class Search:
     def report(self, claim: Claim, values: Mapping[int, float]) -> bool:
         """Tell the study a running cell's metric by step; returns whether the cell should end here.
 
-        Without an answer nothing ends: the next report says all again. Raises Lost if the trial has ended.
+        Without an answer nothing ends: the next report says all again. Nor does a cell that failed and was retried: its
+        trial has ended, and Optuna's trials end once.
         """
         try:
             trial = self._trial(claim)
+            if trial.state.is_finished():
+                return False
             live = Trial(self.study, trial._trial_id)
             for step, value in sorted(values.items()):
                 if step not in trial.intermediate_values:  # reported before, or before the cell was taken over
                     live.report(value, step)
                     if live.should_prune():
                         return True
-        except UpdateFinishedTrialError as error:
-            raise Lost(claim.cell) from error
-        except (DBAPIError, StorageInternalError):
+        except (DBAPIError, StorageInternalError, UpdateFinishedTrialError):
             return False
         return False
 
@@ -163,7 +179,7 @@ class Search:
             return False
         trial = self._patiently(lambda: self._trial(claim))
         live = Trial(self.study, trial._trial_id)
-        return bool(trial.intermediate_values) and self._patiently(live.should_prune)
+        return not trial.state.is_finished() and bool(trial.intermediate_values) and self._patiently(live.should_prune)
 
     def _trial(self, claim: Claim) -> FrozenTrial:
         assert claim.trial is not None
@@ -236,7 +252,7 @@ def export_grid(sweep: SweepFile, rows: list[CellRow], url: str) -> int:
     """
     if sweep.metric is None:
         raise UserError(f"{sweep.path}: metric: missing; a study needs one")
-    storage = optuna.storages.RDBStorage(url)
+    storage = optuna.storages.RDBStorage(url, engine_kwargs=engine_options(url))
     if sweep.name in {summary.study_name for summary in optuna.get_all_study_summaries(storage)}:
         if MARK not in optuna.load_study(study_name=sweep.name, storage=storage).user_attrs:
             raise UserError(f"storage {shown(url)}: has a study {sweep.name!r} of somebody else's")
@@ -268,6 +284,16 @@ def distribution(space: Range | Choice) -> BaseDistribution:
     if space.integer:
         return IntDistribution(int(space.low), int(space.high))
     return FloatDistribution(space.low, space.high, log=space.log, step=space.step)
+
+
+def _values(space: BaseDistribution) -> float:
+    """How many values a parameter can take."""
+    if isinstance(space, CategoricalDistribution):
+        return len(space.choices)
+    assert isinstance(space, IntDistribution | FloatDistribution)
+    if space.step is None:
+        return math.inf if space.low < space.high else 1
+    return math.floor((space.high - space.low) / space.step + 1e-9) + 1
 
 
 def choice(value: Any) -> Any:

@@ -151,7 +151,7 @@ class Store:
             if found.get(key) != json.loads(json.dumps(space.get(key))):
                 raise UserError(
                     f"storage {shown(self.url)} holds another sweep {self.sweep!r}: its {key} is "
-                    f"{json.dumps(found.get(key))}, the file's {json.dumps(space.get(key))}; give this one another name"
+                    f"{json.dumps(found.get(key))}, this one's {json.dumps(space.get(key))}; give this one another name"
                 )
 
     def known(self) -> bool:
@@ -377,7 +377,8 @@ class Store:
                     return transaction(db)
             except DBAPIError as error:
                 # A server that restarts: refused, cut off, "starting up"; two transactions that waited for one another.
-                away = isinstance(error, OperationalError) or error.connection_invalidated
+                full = "disk is full" in str(error.orig)  # SQLite's; waiting frees none
+                away = (isinstance(error, OperationalError) and not full) or error.connection_invalidated
                 if not away or time.monotonic() > until:
                     raise
                 if not told and pause > 1.0:
@@ -401,17 +402,24 @@ def _now(db: sa.Connection) -> float:
     return time.time() if clock is None else float(db.execute(sa.text(f"select {clock}")).scalar_one())
 
 
+def engine_options(url: str) -> dict[str, Any]:
+    """What connections to a database are made with. A server that is gone without a word is noticed in 20 seconds."""
+    backend = sa.make_url(url).get_backend_name()
+    if backend == "sqlite":
+        return {"connect_args": {"timeout": 20.0}}
+    if backend == "postgresql":
+        limits = {"connect_timeout": 10, "tcp_user_timeout": 20_000, "options": "-c statement_timeout=20000"}
+        return {"pool_pre_ping": True, "connect_args": limits}
+    return {"pool_pre_ping": True}
+
+
 def _engine(url: str) -> sa.Engine:
     parsed = sa.make_url(url)
-    if parsed.get_backend_name() == "postgresql":
-        # A server that is gone without a word is noticed by these, instead of after hours.
-        limits = {"connect_timeout": 10, "tcp_user_timeout": 20_000, "options": "-c statement_timeout=20000"}
-        return sa.create_engine(url, pool_pre_ping=True, connect_args=limits)
     if parsed.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True)
+        return sa.create_engine(url, **engine_options(url))
     if parsed.database in (None, "", ":memory:"):
         raise UserError(f"storage {url}: is in memory, of one process alone; give a file")
-    engine = sa.create_engine(url, connect_args={"timeout": 20.0})
+    engine = sa.create_engine(url, **engine_options(url))
 
     # Python's sqlite3 would begin a transaction only at its first write, and then could not get the lock in time.
     @sa.event.listens_for(engine, "connect")

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for tests, started from the Debian package `postgresql`."""
+"""A real PostgreSQL server for tests and measurements, started from the Debian package `postgresql`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,12 @@ class Server:
         """As when the machine goes down: connections are cut."""
         self._control("stop", "-m", "immediate")
 
-    def remove(self) -> None:
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
         shutil.rmtree(self._folder)
 
     def _control(self, *arguments: str) -> None:
