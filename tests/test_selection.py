@@ -44,6 +44,7 @@ def test_without_noise_the_regret_is_the_distance_to_the_best():
     found = by_selector(regret(runs, [3], resamples=200))
     assert found["true labels"] == pytest.approx(0.0)
     assert found["majority ratio"] == pytest.approx(0.3)
+    assert regret(runs, [3], resamples=50).set_index("selector")["behind"]["majority ratio"] == pytest.approx(0.3)
     # A third each of 0, .3 and .7.
     assert found["chance"] == pytest.approx(1.0 / 3, abs=0.06)
 
@@ -82,7 +83,7 @@ def test_the_table_has_a_row_per_selector():
     lines = markdown(regret(runs, [1, 2], resamples=20)).splitlines()
     assert lines[0] == "| selector | 1 cells | 2 cells |"
     assert [line.split(" | ")[0].removeprefix("| ") for line in lines[2:]] == list(SELECTORS)
-    assert "0.000 [0.000, 0.000], lost 0%" in lines[2]
+    assert "0.000 [0.000, 0.000], +0.000, lost 0%" in lines[2]
 
 
 # -- searches ---------------------------------------------------------------------------------------

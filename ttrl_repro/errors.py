@@ -23,6 +23,12 @@ class Interrupted(Exception):
         self.signal_number = signal_number
 
 
+def one_line(text: object, line: int = 0) -> str:
+    """A line of a text, the first or another (-1: the last), its spaces made single; "" if there is none."""
+    lines = str(text).strip().splitlines()
+    return " ".join(lines[line].split()) if lines else ""
+
+
 @contextmanager
 def in_one_line(command: str) -> Iterator[None]:
     """Run a command's body: a UserError is one line on standard error and exit code 2, an interrupt 128 + signal."""

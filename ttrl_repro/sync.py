@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ttrl_repro.errors import UserError
+from ttrl_repro.errors import UserError, one_line
 from ttrl_repro.records import Record, read_jsonl, write_atomic
 
 CHECKED = "checked.json"  # in a record's wandb folder: the offline runs that were uploaded and counted
@@ -76,7 +76,7 @@ def _inspected(folder: Path) -> Iterator[dict[str, Any]]:
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        raise UserError(f"{folder}: W&B cannot read it: {_last_line(done.stderr)}")
+        raise UserError(f"{folder}: W&B cannot read it: {one_line(done.stderr, -1) or 'no reason given'}")
     for line in done.stdout.splitlines():
         yield json.loads(line)
 
@@ -189,7 +189,9 @@ class Wandb:
         command = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-synced", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "WANDB_MODE": "online"})
         if done.returncode != 0:
-            raise UserError(f"{folder}: W&B cannot upload it: {_last_line(done.stderr + done.stdout)}")
+            raise UserError(
+                f"{folder}: W&B cannot upload it: {one_line(done.stderr + done.stdout, -1) or 'no reason given'}"
+            )
         logged = read_offline([folder])
         return f"{entity or self._api().default_entity}/{logged.project}/{logged.run_id}"
 
@@ -209,8 +211,3 @@ class Wandb:
             return wandb.Api()
         except wandb.errors.Error as error:
             raise UserError(f"W&B: {' '.join(str(error).split())}; log in with `wandb login`") from error
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return " ".join(lines[-1].split()) if lines else "no reason given"

@@ -22,7 +22,7 @@ from pathlib import Path
 from sqlalchemy.exc import DBAPIError
 
 from ttrl_repro.config import name_of
-from ttrl_repro.errors import Interrupted, UserError
+from ttrl_repro.errors import Interrupted, UserError, one_line
 from ttrl_repro.interrupts import on_interrupt
 from ttrl_repro.records import Record, read_eval, read_jsonl
 from ttrl_repro.summary import codes_by_protocol, headline
@@ -208,7 +208,7 @@ class Agent:
         if child.returncode == 0:
             return FINISHED
         what = f"killed by signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
-        return _shortened(f"{_last_line(log) or what} ({what}; {log})")
+        return _shortened(f"{_said_last(log) or what} ({what}; {log})")
 
     def _watch(
         self, child: subprocess.Popen[bytes], claim: Claim, keeper: Keeper, attempt: Path, log: Path
@@ -320,9 +320,8 @@ def _sign_of_life(log: Path, record: Path) -> tuple[int, ...]:
     return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in paths)
 
 
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return " ".join(lines[-1].split()).removeprefix("ttrl: ") if lines else ""
+def _said_last(log: Path) -> str:
+    return one_line(log.read_text(errors="replace"), -1).removeprefix("ttrl: ")
 
 
 def _shortened(reason: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ttrl_repro.errors import Interrupted, UserError
+from ttrl_repro.errors import Interrupted, UserError, one_line
 from ttrl_repro.interrupts import on_interrupt
 
 if TYPE_CHECKING:
@@ -260,7 +260,6 @@ def _open(
             raise UserError(f"storage {shown(url)}: holds no sweep {sweep.name!r}")
         yield store, place
     except OperationalError as error:
-        reason = " ".join(str(error.orig).split())
-        raise UserError(f"storage {shown(url)}: {reason}; start agents again when it is back") from error
+        raise UserError(f"storage {shown(url)}: {one_line(error.orig)}; start agents again when it is back") from error
     finally:
         store.close()

@@ -22,7 +22,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from ttrl_repro.errors import UserError
+from ttrl_repro.errors import UserError, one_line
 from ttrl_repro.sweeps.files import Choice, Range, SweepFile
 from ttrl_repro.sweeps.store import (
     ENDED,
@@ -240,8 +240,9 @@ class Search:
                 return work()
             except (OperationalError, StorageInternalError) as error:
                 if time.monotonic() > until:
-                    reason = " ".join(str(error).split("\n", 1)[0].split())
-                    raise UserError(f"storage {shown(self.url)}: the study does not answer ({reason})") from error
+                    raise UserError(
+                        f"storage {shown(self.url)}: the study does not answer ({one_line(error)})"
+                    ) from error
             time.sleep(1.0)
 
 

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError
 
-from ttrl_repro.errors import UserError
+from ttrl_repro.errors import UserError, one_line
 
 WAITING, RUNNING, FINISHED, PRUNED, FAILED = "waiting", "running", "finished", "pruned", "failed"
 ENDED = (FINISHED, PRUNED, FAILED)
@@ -122,11 +122,11 @@ class Store:
         try:
             self.engine = _engine(url)
         except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ModuleNotFoundError) as error:
-            raise UserError(f"storage {shown(url)}: {_first_line(error)}") from error
+            raise UserError(f"storage {shown(url)}: {one_line(error)}") from error
         try:
             _create_tables(self.engine)
         except DBAPIError as error:
-            raise UserError(f"storage {shown(url)}: cannot be used ({_first_line(error.orig)})") from error
+            raise UserError(f"storage {shown(url)}: cannot be used ({one_line(error.orig)})") from error
 
     def close(self) -> None:
         """Give the connections back."""
@@ -382,7 +382,7 @@ class Store:
                 if not away or time.monotonic() > until:
                     raise
                 if not told and pause > 1.0:
-                    print(f"storage {shown(self.url)}: {_first_line(error.orig)}; trying again", file=sys.stderr)
+                    print(f"storage {shown(self.url)}: {one_line(error.orig)}; trying again", file=sys.stderr)
                     told = True
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
@@ -449,7 +449,3 @@ def shown(url: str) -> str:
         return sa.make_url(url).render_as_string(hide_password=True)
     except sa.exc.ArgumentError:
         return repr(url)
-
-
-def _first_line(error: BaseException | None) -> str:
-    return " ".join(str(error).split("\n", 1)[0].split())
