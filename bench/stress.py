@@ -178,8 +178,9 @@ class Disturbance:
         for agent in self.fleet.agents:
             for run in children_of(agent.pid):
                 with contextlib.suppress(OSError, UserError):  # it may end meanwhile
-                    record = Path(Path(f"/proc/{run}/cmdline").read_text().split("\0")[-2])
-                    newest = checkpoints.newest(record / "checkpoints")
+                    # Its record is its last argument; of a process that has just ended there are none.
+                    _, _, record = Path(f"/proc/{run}/cmdline").read_text().rstrip("\0").rpartition("\0")
+                    newest = checkpoints.newest(Path(record) / "checkpoints") if record else None
                     if newest is not None and int(newest.name.rpartition("-")[2]) < STEPS:
                         found += [agent.pid, run]
         return found
