@@ -63,6 +63,7 @@ figures: venv
 	$(BIN)/python paper_figures/table_arms.py rewards
 	$(BIN)/python paper_figures/table_laboratory.py
 	$(BIN)/python paper_figures/table_regime.py
+	$(BIN)/python paper_figures/table_selection.py
 	$(BIN)/python paper_figures/phase_diagram.py
 	$(BIN)/python paper_figures/votes_on_real_answers.py
 

@@ -22,7 +22,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = (
     "README.md",
-    *(f"docs/{name}.md" for name in ("lab_notes", "laboratory", "preregistration", "votes", "answers", "performance")),
+    *(
+        f"docs/{name}.md"
+        for name in ("lab_notes", "laboratory", "preregistration", "votes", "answers", "performance", "sweeps")
+    ),
 )
 BLOCK = re.compile(r"(<!-- output of: (?P<command>[^\n]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

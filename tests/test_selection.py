@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -144,3 +146,15 @@ def test_the_kept_settings_are_printed_as_overrides(repository, tmp_path, capsys
     )
     with pytest.raises(UserError, match="unknown objective 'best'; known: label-free, true-labels"):
         main(tmp_path, "best")
+
+
+def test_the_committed_tables_follow_from_the_committed_rows(repository, tmp_path):
+    figures = repository / "paper_figures"
+    subprocess.run([sys.executable, figures / "table_selection.py", "--out", tmp_path], check=True, capture_output=True)
+    made = sorted(path.name for path in tmp_path.iterdir())
+    assert made == sorted(path.name for path in figures.glob("table_selection*.[cm][sd]*"))
+    for name in made:
+        assert (tmp_path / name).read_bytes() == (figures / name).read_bytes()
+    searches = pd.read_csv(figures / "data" / "selection" / "searches.csv")
+    assert (searches.groupby(["objective", "search"]).size() == 20).all()
+    assert len(searches) == 200
