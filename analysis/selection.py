@@ -41,8 +41,6 @@ SELECTORS: dict[str, Selector] = {
     "majority ratio, no alarm": lambda runs: runs["majority ratio"] - runs["alarmed"],  # an alarmed one comes after all
     "chance": lambda runs: runs["chance"],
 }
-
-
 # What a search looks for -> the column of `selection_runs` that it is kept by.
 OBJECTIVES = {"label-free": "majority ratio", "true-labels": "trained avg"}
 SETTINGS = ("train.learning_rate", "rollout.temperature", "rollout.votes", "rollout.trained")
@@ -55,8 +53,8 @@ def selection_runs(study: Study, folder: Path) -> pd.DataFrame:
     last = study.metrics[study.metrics["metric"] == "majority_ratio"].sort_values("step").groupby("run")["value"].last()
     finished = study.runs[study.runs["state"] == "finished"]["run"]
     alarmed = {run: bool(Record.reopen(folder / run).manifest.get("alarms")) for run in finished}
-    configs = [study.configs[run].model_dump() for run in runs["run"]]
-    settings = {name: [config[part][key] for config in configs] for name in SETTINGS for part, key in [name.split(".")]}
+    configs = pd.json_normalize([study.configs[run].model_dump() for run in runs["run"]])
+    settings = {name: configs[name].to_numpy() for name in SETTINGS}
     commit = runs["run"].map(study.runs.set_index("run")["commit"])
     return runs.assign(
         **settings, commit=commit, **{"majority ratio": runs["run"].map(last), "alarmed": runs["run"].map(alarmed)}

@@ -25,6 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -35,9 +36,9 @@ import yaml
 from sqlalchemy.exc import OperationalError
 
 from bench.harness import RESULTS, write
-from bench.postgres import Server
+from bench.postgres import Server, binaries
 from ttrl_repro import checkpoints
-from ttrl_repro.errors import UserError
+from ttrl_repro.errors import UserError, in_one_line
 from ttrl_repro.records import Record, read_eval, read_jsonl
 from ttrl_repro.sweeps.files import read_sweep
 from ttrl_repro.sweeps.search import STATES, export_grid
@@ -50,9 +51,7 @@ LEASE = 5.0  # seconds
 SILENCE = 120.0  # seconds after which a run is taken to hang; none takes half as long
 AIM = 30.0  # seconds to wait for a run in the middle of its training
 PATIENCE = 600.0  # seconds without an ended cell and without a kill, after which the sweep is taken to hang
-SPREAD = (
-    0.8  # share of the cells over whose ends the kills are spread: early ones hit runs that have nothing to lose yet
-)
+SPREAD = 0.8  # share of the cells over whose ends the kills are spread: early on runs have nothing to lose yet
 COMMAND = ["${env}", "${interpreter}", "-m", "ttrl_repro.cli", "run", "${program}", "${args_no_hyphens}"]
 EXPERIMENT = {
     "name": "tiny",
@@ -140,12 +139,12 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in path.read_text().split()] if path.exists() else []
 
 
-def undisturbed(file: Path, folder: Path, agents: int) -> None:
-    """Run the sweep in peace."""
+def undisturbed_grid(folder: Path, cells: int, agents: int) -> Path:
+    """Run a grid in peace; the folder of its records."""
+    file, place = write_sweep(folder, cells), folder / "peace"
     argv = [sys.executable, "-m", "ttrl_repro.cli", "sweep", "run", str(file), f"--agents={agents}"]
-    subprocess.run(
-        [*argv, "--folder", str(folder)], check=True, cwd=ROOT, env=_environment(), stdout=subprocess.DEVNULL
-    )
+    subprocess.run([*argv, "--folder", str(place)], check=True, cwd=ROOT, env=_environment(), stdout=subprocess.DEVNULL)
+    return place
 
 
 @dataclass
@@ -164,7 +163,7 @@ class Disturbance:
         """SIGKILL an agent or a run: every other time whichever comes up, else one in the middle of its training."""
         until = time.monotonic() + (AIM if self.kills % 2 else 0.0)
         while not (aimed := self._in_training()) and time.monotonic() < until:
-            time.sleep(0.02)
+            time.sleep(0.1)  # every look reads whole checkpoints
         agents = [agent.pid for agent in self.fleet.agents if agent.poll() is None]
         anybody = [*agents, *(child for pid in agents for child in children_of(pid))]
         victim = self.generator.choice(aimed if aimed and self.kills % 2 else anybody)
@@ -349,12 +348,6 @@ class Outcome:
     seconds: float
 
 
-def undisturbed_grid(folder: Path, cells: int, agents: int) -> Path:
-    """Run a grid in peace; the folder of its records."""
-    undisturbed(write_sweep(folder, cells), folder / "peace", agents)
-    return folder / "peace"
-
-
 def stress(
     folder: Path,
     cells: int,
@@ -400,13 +393,12 @@ def main(
     out: Annotated[Path, typer.Option(help="folder of the results")] = RESULTS,
 ) -> None:
     """Say what was done, and what is wrong; write stress.txt and stress.json."""
+    if binaries() is None:
+        raise UserError("PostgreSQL is not installed (Debian: postgresql)")
     if folder.exists():
         shutil.rmtree(folder)
     folder = folder.resolve()
-
-    def say(line: str) -> None:
-        print(line, flush=True)
-
+    say = partial(print, flush=True)
     peace = undisturbed_grid(folder, cells, agents)
     say("undisturbed grid finished")
     found: dict[str, Outcome] = {}
@@ -435,4 +427,5 @@ def _lines(name: str, outcome: Outcome) -> list[str]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with in_one_line("bench.stress"):
+        typer.run(main)

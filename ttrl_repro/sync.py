@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -87,15 +87,19 @@ def whole(record: Path) -> list[Path]:
     Mostly the last alone, since a resumed run logs all again. Raises UserError that says where they differ.
     """
     readable: list[Path] = []
-    wrong = [f"{record}: no offline run"]
+    history: History = {}
+    wrong = ["no offline run"]
     for folder in reversed(offline_folders(record)):
         try:
-            read_offline([folder])
+            logged = read_offline([folder])
         except UserError as error:  # of a run that was killed before W&B wrote anything
-            wrong = wrong if readable else [str(error)]
+            if not readable:
+                wrong = [str(error)]
             continue
         readable.insert(0, folder)
-        wrong = differences(record, read_offline(readable))
+        steps = logged.history.keys() | history.keys()
+        history = {step: logged.history.get(step, {}) | history.get(step, {}) for step in steps}
+        wrong = differences(record, replace(logged, history=history))
         if not wrong:
             return readable
     raise UserError(f"{record}: not uploaded: {'; '.join(wrong)}")

@@ -8,6 +8,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ttrl_repro.summary import codes_by_protocol, headline
 
 SWEEP = "TTRL_SWEEP"  # environment variable: the sweep that a run belongs to, as JSON
 WANDB_SWEEP = "WANDB_SWEEP_ID"  # environment variable that W&B's agent sets
+WANDB_SERVICE = "WANDB_SERVICE"  # environment variable by which W&B shares one service with a process's children
 MODES = ("offline", "online", "disabled", "shared", "dryrun", "run")
 
 
@@ -104,11 +106,9 @@ class Mirror:
         for prefix, name in (("", "metrics.jsonl"), ("time/", "timings.jsonl")):
             for row in read_jsonl(record.folder / name):
                 values[row["step"]] |= {f"{prefix}{key}": value for key, value in row.items() if key != "step"}
-        rows = defaultdict(list)
-        for row in read_eval(record.folder):
-            rows[row["step"]].append(row)
-        for step, evaluated in rows.items():
-            values[step] |= headline(codes_by_protocol(evaluated), record.experiment().evaluate.k)
+        k = record.experiment().evaluate.k
+        for step, rows in groupby(read_eval(record.folder), key=lambda row: row["step"]):  # they come in its order
+            values[step] |= headline(codes_by_protocol(rows), k)
         for step in sorted(values):
             self.log(step, values[step])
 

@@ -32,12 +32,11 @@ from ttrl_repro.sweeps.folders import CHECKPOINTS, MANIFEST, Folders
 from ttrl_repro.sweeps.keeper import Keeper
 from ttrl_repro.sweeps.search import Search
 from ttrl_repro.sweeps.store import FINISHED, PRUNED, RUNNING, WAITING, Claim, Lost, Store
-from ttrl_repro.tracking import SWEEP
+from ttrl_repro.tracking import SWEEP, WANDB_SERVICE
 
 LONGEST_REASON = 500  # characters of a failure's reason that are kept
 GIVEN_BACK = "given back"
 SILENCE = 7200.0  # seconds
-WANDB_SERVICE = "WANDB_SERVICE"  # environment variable by which W&B shares one service with a process's children
 TRACE = 1.0  # seconds in which a hanging run prints where it stands
 
 

@@ -247,15 +247,11 @@ def _open(
     if storage is None and not create and not file.is_file():
         raise UserError(f"{file}: the sweep has not been started here (`ttrl sweep agent {sweep.path}`)")
     url = storage or sqlite_url(file)
-    if storage is not None:
-        store = Store(url, sweep.name, lease)  # before the folder: nothing is left of what cannot be
+    if storage is None:  # else a folder is made when the storage has answered
+        _make(place)
+    store = Store(url, sweep.name, lease)
     try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{place}: cannot be made ({error.strerror})") from error
-    if storage is None:
-        store = Store(url, sweep.name, lease)
-    try:
+        _make(place)
         if not create and not store.known():
             raise UserError(f"storage {shown(url)}: holds no sweep {sweep.name!r}")
         yield store, place
@@ -263,3 +259,10 @@ def _open(
         raise UserError(f"storage {shown(url)}: {one_line(error.orig)}; start agents again when it is back") from error
     finally:
         store.close()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror})") from error
