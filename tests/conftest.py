@@ -13,12 +13,17 @@ os.environ.setdefault("WANDB_MODE", "disabled")  # the tests of the mirror set t
 
 import pytest
 import torch
+from hypothesis import settings
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ttrl_repro.config import Experiment
 from ttrl_repro.miniature.pretrain import build_model
 from ttrl_repro.miniature.recipes import Architecture
 from ttrl_repro.miniature.tokenizer import build_tokenizer
+
+# Machines are noisy: no example fails for the time it takes.
+settings.register_profile("untimed", parent=settings(), deadline=None)
+settings.load_profile("untimed")
 
 TINY = Architecture(hidden_size=32, layers=2, heads=2, kv_heads=1, head_dim=16, intermediate_size=48)
 

@@ -85,7 +85,7 @@ def test_an_unseen_answer_is_a_rival_too():
     assert rule.decided([], 8)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.integers(1, 6), min_size=1, max_size=3),
     st.integers(0, 2),

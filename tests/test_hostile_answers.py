@@ -81,7 +81,7 @@ FRAGMENTS = st.sampled_from(
 
 
 @given(st.lists(FRAGMENTS, max_size=25).map("".join))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_no_heap_of_mathematical_fragments_is_too_much(text):
     key = canonical(text)
     assert key == canonical(text)
@@ -89,7 +89,7 @@ def test_no_heap_of_mathematical_fragments_is_too_much(text):
 
 
 @given(st.text(alphabet=st.characters(codec=None), max_size=200))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_text_is_too_much(text):
     extract(text, final_answer=True, last_number=True)
     key = canonical(text)
